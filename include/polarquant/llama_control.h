@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a program in the same process may ask of the llama.cpp plug-in, through
+// ggml_backend_reg_get_proc_address(reg, NAME). Plain C types; JSON in and out. Calls must not
+// overlap with a running llama_decode.
+#pragma once
+
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// The name of the plug-in's registry entry and of its only device.
+#define POLARQUANT_DEVICE_NAME "POLARQUANT"
+
+// "polarquant_configure": the policy (policy.h, JSON) of every cache created from now on. Returns
+// 0, or an ErrorCode with the message in `error`.
+#define POLARQUANT_CONFIGURE "polarquant_configure"
+typedef int (*polarquant_configure_t)(const char* policy_json, char* error, size_t error_bytes);
+
+// "polarquant_status": writes a JSON object about all live caches, terminated by 0, and returns the
+// bytes it needs without the terminator (call again with a larger buffer if it did not fit):
+// {"caches":N, "layers_owned":N, "kv":"K/V", "window":N, "sinks":N, "isa":"avx512",
+//  "kv_resident_bytes":N, "exact_bytes":N, "code_bytes":N, "header_bytes":N,
+//  "bookkeeping_bytes":N, "filled_cells":N, "exact_cells":N, "f16_bytes":N, "bits_per_value":X,
+//  "attention_calls":N, "error":"" }
+#define POLARQUANT_STATUS_CALL "polarquant_status"
+typedef size_t (*polarquant_status_t)(char* json, size_t json_bytes);
+
+#ifdef __cplusplus
+}
+#endif

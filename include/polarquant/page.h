@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// Stage 4 and 5, pack and page. A page is `page_tokens` rows of one kv_head and role, encoded
+// together: codes, scales, and a header with the page's statistics (empty for most schemes).
+// FORMAT.md gives every byte. Nothing here owns memory; all functions are thread-safe.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "polarquant/scheme.h"
+
+namespace polarquant {
+
+inline constexpr int kMaxPageTokens = 256;
+
+class PageFormat {
+ public:
+  // page_tokens: 64, 128 or 256. Throws Error(kUnsupported) for a head_dim or page_tokens outside
+  // the limits.
+  PageFormat(const Scheme& scheme, int head_dim, int page_tokens = 128);
+  ~PageFormat();
+  PageFormat(PageFormat&&) noexcept;
+  PageFormat& operator=(PageFormat&&) noexcept;
+
+  const Scheme& scheme() const;
+  int head_dim() const;
+  int page_tokens() const;
+
+  size_t record_bytes() const;    // one row: scales and codes
+  size_t header_bytes() const;    // the page's statistics, 0 without normalisation
+  size_t page_bytes() const;      // everything, a multiple of 64
+  double bits_per_value() const;  // of a full page, everything counted
+
+  // Encodes `rows` [count][head_dim] f32 into `page` (page_bytes() bytes); rows past `count` are
+  // encoded as zeros. Rows whose bit in `outside` is set (row r: word r/64, bit r%64; may be null)
+  // are encoded but do not enter the statistics. NaN counts as 0 and infinities are clamped to
+  // +-65504. Uses the fast encoder of the active kernels where there is one.
+  void EncodePage(const float* rows, int count, std::byte* page,
+                  const uint64_t* outside = nullptr) const;
+  // Decodes rows 0..count-1 into `rows` [count][head_dim], un-rotated, mean added.
+  void DecodePage(const std::byte* page, int count, float* rows) const;
+
+  // One row with the statistics the page already has (patching), and back.
+  void EncodeRow(std::byte* page, int index, const float* row) const;
+  void DecodeRow(const std::byte* page, int index, float* row) const;
+
+  // The row's record in row order (record_bytes() bytes: scales, then codes packed least
+  // significant bit first), wherever the page keeps its parts. Bit-exact both ways.
+  void ReadRecord(const std::byte* page, int index, std::byte* record) const;
+  void WriteRecord(std::byte* page, int index, const std::byte* record) const;
+  std::span<const std::byte> Header(const std::byte* page) const;
+  std::span<std::byte> Header(std::byte* page) const;
+
+  // For attention: rows as the codec decodes them, still rotated and without the mean
+  // [count][head_dim]; and the mean in the original space (false and untouched if there is none).
+  void DecodeCodes(const std::byte* page, int count, float* rows_rot) const;
+  bool Mean(const std::byte* page, float* mean) const;
+  // Rotation of this format, in place: queries before scoring, outputs after accumulating.
+  // Identity when the scheme does not rotate.
+  void Rotate(float* row) const;
+  void Unrotate(float* row) const;
+
+  // Where the parts of a page lie, for kernels. Tile codecs (turbo2..4) keep their codes in tile
+  // order (format/tile_layout.h) followed by scale_blocks() arrays of page_tokens f16 scales.
+  bool tiled() const;
+  int code_bits() const;
+  int scale_blocks() const;
+  size_t scales_offset() const;
+  size_t header_offset() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace polarquant

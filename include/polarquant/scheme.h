@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// A scheme names how the rows of one role (keys or values) are stored: a codec and how rows are
+// prepared for it. Spelling, the same everywhere (command line, environment, policies, reports):
+//
+//   CODEC[:center][:scale=mse|norm|unbiased][:rotate=none]
+//
+//   turbo4                  normalise nothing, rotate, 4-bit Lloyd-Max codes, least-squares scale
+//   turbo3:scale=unbiased   the same with three bits and the EDEN scale
+//   turbo4:center           the page's mean is subtracted first and kept in the page's header
+//   q8_0:rotate=none        ggml's block format on the bare row (by default rows are rotated
+//                           first, as llama.cpp does for its own quantised caches)
+//
+// Parse and ToString are exact inverses on canonical spellings. All functions are thread-safe.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace polarquant {
+
+enum class Role { kKey, kValue };
+
+// Stage 1, before the rotation. kCenter subtracts the mean of the page's rows.
+enum class Normalisation { kNone, kCenter };
+
+// The stored scale of a quantised row x with code vector c (Vargaftik et al., DRIVE 2021 and EDEN
+// 2022): least squares <c,x>/|c|^2, equal norms |x|/|c|, or unbiased inner products |x|^2/<c,x>.
+enum class ScaleRule { kMse, kNorm, kUnbiased };
+
+struct Scheme {
+  std::string codec = "f16";  // a name of the codec table (polarquant/codec.h)
+  Normalisation normalisation = Normalisation::kNone;
+  ScaleRule scale_rule = ScaleRule::kMse;
+  bool rotate = false;  // whether rows are rotated before the codec; the codec's default if unsaid
+
+  // Throws Error(kFormat) naming the offending word and the words allowed.
+  static Scheme Parse(std::string_view text);
+  // "K/V", or one scheme for both. Returns {key scheme, value scheme}.
+  static std::pair<Scheme, Scheme> ParsePair(std::string_view text);
+  std::string ToString() const;
+
+  bool operator==(const Scheme&) const = default;
+};
+
+}  // namespace polarquant
