@@ -53,6 +53,7 @@ class CellStore {
  public:
   struct Config {
     Scheme scheme;
+    Role role = Role::kKey;  // decides the tile order of the pages
     int head_dim = 0;
     int num_kv_heads = 0;
     int64_t num_cells = 0;

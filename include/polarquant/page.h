@@ -17,14 +17,15 @@ inline constexpr int kMaxPageTokens = 256;
 
 class PageFormat {
  public:
-  // page_tokens: 64, 128 or 256. Throws Error(kUnsupported) for a head_dim or page_tokens outside
-  // the limits.
-  PageFormat(const Scheme& scheme, int head_dim, int page_tokens = 128);
+  // The role decides the tile order: keys have tokens as lanes, values channels. page_tokens: 64,
+  // 128 or 256. Throws Error(kUnsupported) for a head_dim or page_tokens outside the limits.
+  PageFormat(const Scheme& scheme, Role role, int head_dim, int page_tokens = 128);
   ~PageFormat();
   PageFormat(PageFormat&&) noexcept;
   PageFormat& operator=(PageFormat&&) noexcept;
 
   const Scheme& scheme() const;
+  Role role() const;
   int head_dim() const;
   int page_tokens() const;
 
