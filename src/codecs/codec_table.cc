@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// Stage 3/7 quantise: the one list of codecs. Everything else (schemes, pages, tests, commands)
+// loops over it.
+#include <string>
+#include <vector>
+
+#include "codecs/codec.h"
+#include "codecs/codecs.h"
+#include "polarquant/error.h"
+
+namespace polarquant {
+namespace {
+
+const std::vector<Codec>& Table() {
+  static const std::vector<Codec> table = {
+      F32Codec("f32", "the row as it is, 32 bits a value"),
+      F16Codec("f16", "half precision, what caches use by default"),
+      Bf16Codec("bf16", "bfloat16"),
+      Q8_0Codec("q8_0", "ggml's 8-bit blocks of 32 with an f16 scale"),
+      Q4_0Codec("q4_0", "ggml's 4-bit blocks of 32 with an f16 scale"),
+      TurboCodec<1>("turbo1", "rotated, 1 bit a value: the sign"),
+      TurboCodec<2>("turbo2", "rotated, 2-bit Lloyd-Max codes"),
+      TurboCodec<3>("turbo3", "rotated, 3-bit Lloyd-Max codes"),
+      TurboCodec<4>("turbo4", "rotated, 4-bit Lloyd-Max codes"),
+      TurboCodec<5>("turbo5", "rotated, 5-bit Lloyd-Max codes"),
+      TurboCodec<6>("turbo6", "rotated, 6-bit Lloyd-Max codes"),
+      TurboCodec<7>("turbo7", "rotated, 7-bit Lloyd-Max codes"),
+      TurboCodec<8>("turbo8", "rotated, 8-bit Lloyd-Max codes"),
+  };
+  return table;
+}
+
+}  // namespace
+
+std::span<const Codec> CodecTable() { return Table(); }
+
+std::span<const CodecInfo> Codecs() {
+  static const std::vector<CodecInfo> infos = [] {
+    std::vector<CodecInfo> all;
+    for (const Codec& codec : Table()) all.push_back(codec.info);
+    return all;
+  }();
+  return infos;
+}
+
+const Codec& FindCodec(std::string_view name) {
+  std::string names;
+  for (const Codec& codec : Table()) {
+    if (codec.info.name == name) return codec;
+    names += names.empty() ? "" : ", ";
+    names += codec.info.name;
+  }
+  throw Error(ErrorCode::kFormat,
+              "there is no codec \"" + std::string(name) + "\"; choose one of " + names);
+}
+
+}  // namespace polarquant

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+// Stage 3/7 quantise: what codec_table.cc lists. A new codec is a file here and a row there.
+#pragma once
+
+#include <string_view>
+
+#include "codecs/codec.h"
+
+namespace polarquant {
+
+// plain.cc
+Codec F32Codec(std::string_view name, std::string_view summary);
+Codec F16Codec(std::string_view name, std::string_view summary);
+Codec Bf16Codec(std::string_view name, std::string_view summary);
+// ggml_blocks.cc
+Codec Q8_0Codec(std::string_view name, std::string_view summary);
+Codec Q4_0Codec(std::string_view name, std::string_view summary);
+// turbo.cc, 1 to 8 bits
+template <int kBits>
+Codec TurboCodec(std::string_view name, std::string_view summary);
+
+}  // namespace polarquant

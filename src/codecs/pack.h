@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// Stage 4/7 pack, inside a record: a row's codes as one stream of bits, least significant first.
+// Code i takes bits [i * bits, (i + 1) * bits); bit j of the stream is bit j % 8 of byte j / 8.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace polarquant {
+
+constexpr size_t PackedBytes(int count, int bits) {
+  return (static_cast<size_t>(count) * static_cast<size_t>(bits) + 7) / 8;
+}
+
+// bits 1..8; codes below 2^bits. Writes PackedBytes(count, bits) bytes, unused bits zero.
+inline void PackCodes(const uint8_t* codes, int count, int bits, std::byte* packed) {
+  uint32_t pending = 0;
+  int pending_bits = 0;
+  for (int i = 0; i < count; ++i) {
+    pending |= static_cast<uint32_t>(codes[i]) << pending_bits;
+    pending_bits += bits;
+    if (pending_bits < 8) continue;
+    *packed++ = static_cast<std::byte>(pending & 0xffu);
+    pending >>= 8;
+    pending_bits -= 8;
+  }
+  if (pending_bits > 0) *packed = static_cast<std::byte>(pending & 0xffu);
+}
+
+inline void UnpackCodes(const std::byte* packed, int count, int bits, uint8_t* codes) {
+  const uint32_t mask = (1u << bits) - 1u;
+  uint32_t pending = 0;
+  int pending_bits = 0;
+  for (int i = 0; i < count; ++i) {
+    if (pending_bits < bits) {
+      pending |= static_cast<uint32_t>(*packed++) << pending_bits;
+      pending_bits += 8;
+    }
+    codes[i] = static_cast<uint8_t>(pending & mask);
+    pending >>= bits;
+    pending_bits -= bits;
+  }
+}
+
+}  // namespace polarquant
