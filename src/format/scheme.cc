@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+// Stage 4/7 pack: the spelling of schemes. CODEC[:center][:scale=RULE][:rotate=none]; modifiers in
+// any order, each once. What a codec cannot honour is an error, never ignored.
+#include "polarquant/scheme.h"
+
+#include <array>
+#include <initializer_list>
+
+#include "codecs/codec.h"
+#include "polarquant/error.h"
+
+namespace polarquant {
+namespace {
+
+// Codecs at least this wide keep rows as plain numbers: there is no error for centring to lower.
+constexpr int kPlainBits = 16;
+
+struct RuleName {
+  ScaleRule rule;
+  std::string_view modifier;
+};
+constexpr std::array<RuleName, 3> kRules = {{{ScaleRule::kMse, "scale=mse"},
+                                             {ScaleRule::kNorm, "scale=norm"},
+                                             {ScaleRule::kUnbiased, "scale=unbiased"}}};
+std::string Concat(std::initializer_list<std::string_view> parts) {
+  std::string text;
+  for (const std::string_view part : parts) text += part;
+  return text;
+}
+
+constexpr std::string_view kCenterWord = "center";
+constexpr std::string_view kNoRotationWord = "rotate=none";
+
+bool TakesCenter(const CodecInfo& codec) { return codec.code_bits < kPlainBits; }
+
+// The modifiers a codec takes, for messages.
+std::string AllowedModifiers(const CodecInfo& codec) {
+  std::string words;
+  const auto add = [&words](std::string_view word) {
+    words += words.empty() ? "" : ", ";
+    words += word;
+  };
+  if (TakesCenter(codec)) add(kCenterWord);
+  if (codec.scale_rules) {
+    for (const RuleName& rule : kRules) add(rule.modifier);
+  }
+  if (codec.rotates) add(kNoRotationWord);
+  return Concat({codec.name, " takes ", words.empty() ? "no modifier" : std::string_view(words)});
+}
+
+[[noreturn]] void Refuse(std::string_view word, std::string_view text, std::string_view cause) {
+  throw Error(ErrorCode::kFormat, Concat({"\"", word, "\" in scheme \"", text, "\": ", cause}));
+}
+
+// Applies one modifier; false if the codec takes no such word.
+bool Apply(std::string_view word, const CodecInfo& codec, Scheme& scheme) {
+  if (word == kCenterWord && TakesCenter(codec)) {
+    scheme.normalisation = Normalisation::kCenter;
+    return true;
+  }
+  if (word == kNoRotationWord && codec.rotates) {
+    scheme.rotate = false;
+    return true;
+  }
+  for (const RuleName& rule : kRules) {
+    if (word == rule.modifier && codec.scale_rules) {
+      scheme.scale_rule = rule.rule;
+      return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace
+
+Scheme Scheme::Parse(std::string_view text) {
+  const size_t codec_end = text.find(':');
+  const CodecInfo& codec = FindCodec(text.substr(0, codec_end)).info;
+  Scheme scheme;
+  scheme.codec = codec.name;
+  scheme.rotate = codec.rotates;
+  std::string seen;  // what is left of '=' of each modifier, so that scale= comes once
+  size_t begin = codec_end;
+  while (begin != std::string_view::npos) {
+    const size_t end = text.find(':', begin + 1);
+    const std::string_view word = text.substr(begin + 1, end - begin - 1);
+    if (!Apply(word, codec, scheme)) Refuse(word, text, AllowedModifiers(codec));
+    const std::string key = Concat({":", word.substr(0, word.find('=')), ":"});
+    if (seen.find(key) != std::string::npos) Refuse(word, text, "each modifier may come once");
+    seen += key;
+    begin = end;
+  }
+  return scheme;
+}
+
+std::pair<Scheme, Scheme> Scheme::ParsePair(std::string_view text) {
+  const size_t slash = text.find('/');
+  if (slash == std::string_view::npos) {
+    const Scheme both = Parse(text);
+    return {both, both};
+  }
+  if (text.find('/', slash + 1) != std::string_view::npos) {
+    Refuse("/", text, "write one scheme for both, or KEYS/VALUES with a single slash");
+  }
+  return {Parse(text.substr(0, slash)), Parse(text.substr(slash + 1))};
+}
+
+std::string Scheme::ToString() const {
+  std::string text = codec;
+  if (normalisation == Normalisation::kCenter) text += Concat({":", kCenterWord});
+  if (scale_rule != ScaleRule::kMse) {
+    for (const RuleName& name : kRules) {
+      if (name.rule == scale_rule) text += Concat({":", name.modifier});
+    }
+  }
+  if (!rotate && FindCodec(codec).info.rotates) text += Concat({":", kNoRotationWord});
+  return text;
+}
+
+}  // namespace polarquant
