@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0
+// Stages 1 to 5 in one place, for any codec: sanitise, normalise, rotate, quantise, pack, page. And
+// back. A page is its codes (records one after another, or tiles), then the scales of tile codecs,
+// then the header; what is left of the last 64 bytes is zero.
+#include "polarquant/page.h"
+
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "codecs/codec.h"
+#include "codecs/pack.h"
+#include "format/tile_layout.h"
+#include "math/normalise.h"
+#include "math/rotation.h"
+#include "polarquant/error.h"
+#include "util/half.h"
+
+namespace polarquant {
+namespace {
+
+constexpr size_t kPageAlignment = 64;  // of pages and their sizes: a vector, a cache line
+
+void CheckScheme(const Scheme& scheme) {
+  const std::string text = scheme.ToString();
+  if (Scheme::Parse(text) == scheme) return;
+  throw Error(ErrorCode::kUnsupported,
+              "codec " + scheme.codec +
+                  " cannot be centred, scaled or rotated as asked; nearest is " + text);
+}
+
+void CheckPageTokens(int page_tokens) {
+  if (page_tokens == 64 || page_tokens == 128 || page_tokens == 256) return;
+  throw Error(ErrorCode::kUnsupported, "page_tokens " + std::to_string(page_tokens) +
+                                           " is not supported: choose 64, 128 or 256");
+}
+
+}  // namespace
+
+struct PageFormat::Impl {
+  Scheme scheme;
+  Role role;
+  int head_dim, page_tokens;
+  const Codec& codec;
+  size_t record_bytes, codes_bytes, header_offset, header_bytes, page_bytes;
+  int num_scales;  // of a tile codec's record
+
+  Impl(const Scheme& s, Role r, int d, int tokens)
+      : scheme(s), role(r), head_dim(d), page_tokens(tokens), codec(FindCodec(s.codec)) {
+    CheckScheme(scheme);
+    CheckHeadDim(head_dim);
+    CheckPageTokens(page_tokens);
+    const size_t rows = static_cast<size_t>(page_tokens);
+    record_bytes = codec.record_bytes(head_dim);
+    num_scales = tiled() ? codec.scales_per_row(head_dim) : 0;
+    const size_t scale_bytes = static_cast<size_t>(num_scales) * sizeof(uint16_t);
+    codes_bytes = rows * (record_bytes - scale_bytes);
+    header_offset = rows * record_bytes;
+    header_bytes = centred() ? MeanBytes(head_dim) : 0;
+    const size_t used = header_offset + header_bytes;
+    page_bytes = (used + kPageAlignment - 1) / kPageAlignment * kPageAlignment;
+  }
+
+  bool tiled() const { return codec.layout == PageLayout::kTiles; }
+  bool centred() const { return scheme.normalisation == Normalisation::kCenter; }
+  int bits() const { return codec.info.code_bits; }
+  LaneOrder lane_order() const {
+    return role == Role::kKey ? LaneOrder::kTokens : LaneOrder::kChannels;
+  }
+  std::byte* ScaleAt(std::byte* page, int block, int index) const {
+    return page + codes_bytes + static_cast<size_t>(block * page_tokens + index) * sizeof(uint16_t);
+  }
+
+  // Normalised, still to be rotated: the row as the codec's stages see it.
+  void Prepare(const float* row, const float* mean, float* prepared) const {
+    for (int i = 0; i < head_dim; ++i) prepared[i] = Sanitise(row[i]) - mean[i];
+  }
+
+  // Zeros without normalisation, so that callers need not ask.
+  void LoadMeanOrZero(const std::byte* page, float* mean) const {
+    if (centred()) {
+      LoadMean(page + header_offset, head_dim, mean);
+    } else {
+      std::memset(mean, 0, static_cast<size_t>(head_dim) * sizeof(float));
+    }
+  }
+
+  void EncodePrepared(std::byte* page, int index, float* prepared) const {
+    if (scheme.rotate) polarquant::Rotate(prepared, head_dim);
+    std::vector<std::byte> record(record_bytes);
+    codec.encode(prepared, head_dim, scheme.scale_rule, record.data());
+    Scatter(page, index, record.data());
+  }
+
+  void DecodeRotated(const std::byte* page, int index, float* row_rot) const {
+    std::vector<std::byte> record(record_bytes);
+    Gather(page, index, record.data());
+    codec.decode(record.data(), head_dim, row_rot);
+  }
+
+  // A record to and from the places a page keeps its parts at.
+  void Scatter(std::byte* page, int index, const std::byte* record) const {
+    if (!tiled()) {
+      std::memcpy(page + static_cast<size_t>(index) * record_bytes, record, record_bytes);
+      return;
+    }
+    for (int block = 0; block < num_scales; ++block, record += sizeof(uint16_t)) {
+      std::memcpy(ScaleAt(page, block, index), record, sizeof(uint16_t));
+    }
+    uint8_t codes[kMaxHeadDim];
+    UnpackCodes(record, head_dim, bits(), codes);
+    uint8_t* bytes = reinterpret_cast<uint8_t*>(page);
+    for (int channel = 0; channel < head_dim; ++channel) {
+      const CodeAddress at = AddressOf(lane_order(), bits(), head_dim, index, channel);
+      PutCode(bytes + at.segment_offset, bits(), at.lane_blocks, at.depth, at.lane, at.step,
+              codes[channel]);
+    }
+  }
+
+  void Gather(const std::byte* page, int index, std::byte* record) const {
+    if (!tiled()) {
+      std::memcpy(record, page + static_cast<size_t>(index) * record_bytes, record_bytes);
+      return;
+    }
+    for (int block = 0; block < num_scales; ++block, record += sizeof(uint16_t)) {
+      std::memcpy(record, ScaleAt(const_cast<std::byte*>(page), block, index), sizeof(uint16_t));
+    }
+    uint8_t codes[kMaxHeadDim];
+    const uint8_t* bytes = reinterpret_cast<const uint8_t*>(page);
+    for (int channel = 0; channel < head_dim; ++channel) {
+      const CodeAddress at = AddressOf(lane_order(), bits(), head_dim, index, channel);
+      codes[channel] = static_cast<uint8_t>(
+          GetCode(bytes + at.segment_offset, bits(), at.lane_blocks, at.depth, at.lane, at.step));
+    }
+    PackCodes(codes, head_dim, bits(), record);
+  }
+
+  // From the codec's space back to the caller's.
+  void Finish(const float* mean, float* row) const {
+    if (scheme.rotate) polarquant::Unrotate(row, head_dim);
+    for (int i = 0; i < head_dim; ++i) row[i] += mean[i];
+  }
+};
+
+PageFormat::PageFormat(const Scheme& scheme, Role role, int head_dim, int page_tokens)
+    : impl_(std::make_unique<Impl>(scheme, role, head_dim, page_tokens)) {}
+PageFormat::~PageFormat() = default;
+PageFormat::PageFormat(PageFormat&&) noexcept = default;
+PageFormat& PageFormat::operator=(PageFormat&&) noexcept = default;
+
+const Scheme& PageFormat::scheme() const { return impl_->scheme; }
+Role PageFormat::role() const { return impl_->role; }
+int PageFormat::head_dim() const { return impl_->head_dim; }
+int PageFormat::page_tokens() const { return impl_->page_tokens; }
+size_t PageFormat::record_bytes() const { return impl_->record_bytes; }
+size_t PageFormat::header_bytes() const { return impl_->header_bytes; }
+size_t PageFormat::page_bytes() const { return impl_->page_bytes; }
+bool PageFormat::tiled() const { return impl_->tiled(); }
+int PageFormat::code_bits() const { return impl_->bits(); }
+int PageFormat::scale_blocks() const { return impl_->num_scales; }
+size_t PageFormat::scales_offset() const { return impl_->codes_bytes; }
+size_t PageFormat::header_offset() const { return impl_->header_offset; }
+
+double PageFormat::bits_per_value() const {
+  const double values = static_cast<double>(page_tokens()) * head_dim();
+  return 8.0 * static_cast<double>(page_bytes()) / values;
+}
+
+void PageFormat::EncodePage(const float* rows, int count, std::byte* page,
+                            const uint64_t* outside) const {
+  const Impl& f = *impl_;
+  std::memset(page, 0, f.page_bytes);
+  std::vector<float> prepared(static_cast<size_t>(f.page_tokens) * static_cast<size_t>(f.head_dim));
+  const auto row_at = [&](int r) { return prepared.data() + static_cast<int64_t>(r) * f.head_dim; };
+  float mean[kMaxHeadDim] = {};
+  for (int r = 0; r < count; ++r) {
+    f.Prepare(rows + static_cast<int64_t>(r) * f.head_dim, mean, row_at(r));
+  }
+  if (f.centred()) {
+    MeanOfRows(prepared.data(), count, f.head_dim, outside, mean);
+    StoreMean(mean, f.head_dim, page + f.header_offset);
+    f.LoadMeanOrZero(page, mean);
+    for (int r = 0; r < count; ++r) f.Prepare(row_at(r), mean, row_at(r));
+  }
+  for (int r = 0; r < f.page_tokens; ++r) f.EncodePrepared(page, r, row_at(r));
+}
+
+void PageFormat::DecodePage(const std::byte* page, int count, float* rows) const {
+  float mean[kMaxHeadDim];
+  impl_->LoadMeanOrZero(page, mean);
+  DecodeCodes(page, count, rows);
+  for (int r = 0; r < count; ++r) {
+    impl_->Finish(mean, rows + static_cast<int64_t>(r) * impl_->head_dim);
+  }
+}
+
+void PageFormat::EncodeRow(std::byte* page, int index, const float* row) const {
+  float mean[kMaxHeadDim], prepared[kMaxHeadDim];
+  impl_->LoadMeanOrZero(page, mean);
+  impl_->Prepare(row, mean, prepared);
+  impl_->EncodePrepared(page, index, prepared);
+}
+
+void PageFormat::DecodeRow(const std::byte* page, int index, float* row) const {
+  float mean[kMaxHeadDim];
+  impl_->LoadMeanOrZero(page, mean);
+  impl_->DecodeRotated(page, index, row);
+  impl_->Finish(mean, row);
+}
+
+void PageFormat::ReadRecord(const std::byte* page, int index, std::byte* record) const {
+  impl_->Gather(page, index, record);
+}
+
+void PageFormat::WriteRecord(std::byte* page, int index, const std::byte* record) const {
+  impl_->Scatter(page, index, record);
+}
+
+std::span<const std::byte> PageFormat::Header(const std::byte* page) const {
+  return {page + impl_->header_offset, impl_->header_bytes};
+}
+
+std::span<std::byte> PageFormat::Header(std::byte* page) const {
+  return {page + impl_->header_offset, impl_->header_bytes};
+}
+
+void PageFormat::DecodeCodes(const std::byte* page, int count, float* rows_rot) const {
+  for (int r = 0; r < count; ++r) {
+    impl_->DecodeRotated(page, r, rows_rot + static_cast<int64_t>(r) * impl_->head_dim);
+  }
+}
+
+bool PageFormat::Mean(const std::byte* page, float* mean) const {
+  if (impl_->centred()) LoadMean(page + impl_->header_offset, impl_->head_dim, mean);
+  return impl_->centred();
+}
+
+void PageFormat::Rotate(float* row) const {
+  if (impl_->scheme.rotate) polarquant::Rotate(row, impl_->head_dim);
+}
+
+void PageFormat::Unrotate(float* row) const {
+  if (impl_->scheme.rotate) polarquant::Unrotate(row, impl_->head_dim);
+}
+
+}  // namespace polarquant
