@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Installs what is missing of the Debian packages that a set of steps needs.
+# Usage: scripts/packages.sh SET...   with the sets: build, fetch, test, tools
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+header() { echo '#include <'"$1"'>' | g++ -std=c++20 -x c++ -fsyntax-only - 2>/dev/null; }
+program() { command -v "$1" >/dev/null; }
+
+# package | how to see that it is there
+build_set='
+g++                | program g++
+cmake              | program cmake
+ninja-build        | program ninja
+make               | program make
+python3            | program python3
+libcli11-dev       | header CLI/CLI.hpp
+nlohmann-json3-dev | header nlohmann/json.hpp
+libfmt-dev         | header fmt/core.h'
+fetch_set='
+python3            | program python3
+python3-pip        | python3 -m pip --version
+ca-certificates    | test -e /etc/ssl/certs/ca-certificates.crt'
+test_set='
+libgtest-dev       | header gtest/gtest.h'
+tools_set='
+clang-14           | program clang++-14
+libclang-rt-14-dev | test -e /usr/lib/llvm-14/lib/clang/14.0.6/lib/linux/libclang_rt.tsan-x86_64.a
+libomp-14-dev      | test -e /usr/lib/llvm-14/lib/libarcher.so
+clang-tidy-14      | program clang-tidy-14
+clang-format-14    | program clang-format-14'
+
+missing=()
+for set in "$@"; do
+  list=${set}_set
+  [[ -n ${!list:-} ]] || die "unknown package set '$set'" "known: build, fetch, test, tools"
+  while IFS='|' read -r package probe; do
+    package=${package// /}
+    [[ -n $package ]] || continue
+    # shellcheck disable=SC2086
+    $probe >/dev/null 2>&1 || missing+=("$package")
+  done <<<"${!list}"
+done
+((${#missing[@]} == 0)) && exit 0
+
+say "missing packages: ${missing[*]}"
+program apt-get || die "this system has no apt-get" \
+  "install what provides these Debian packages by other means, then run again: ${missing[*]}"
+[[ $(id -u) == 0 ]] || die "installing packages needs root" \
+  "run once: sudo apt-get install ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+logged apt-update apt-get update || true
+logged apt-install apt-get install -y --no-install-recommends "${missing[@]}"
