@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+// Stage 6/7 attend: the words of AVX-512 (F, BW, DQ, VL, VNNI, VBMI) that the common kernels are
+// written in. Compiled only into avx512.cc.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace polarquant {
+namespace {
+
+struct Simd {
+  static constexpr const char* kName = "avx512";
+
+  // ---- floats
+  using F = __m512;
+  static constexpr int kWidth = 16;
+  static constexpr int kRowsAtOnce = 6;  // rows of a register block: 6 * 2 * 2 of 32 registers
+  static constexpr int kFewAtOnce = 4;
+  static constexpr int kColumnsAtOnce = 4;
+
+  static F Zero() { return _mm512_setzero_ps(); }
+  static F Set(float x) { return _mm512_set1_ps(x); }
+  static F Load(const float* p) { return _mm512_loadu_ps(p); }
+  static void Store(float* p, F x) { _mm512_storeu_ps(p, x); }
+  static F LoadHalf(const uint16_t* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  static void StoreHalf(uint16_t* p, F x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                        _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
+  // Signed bytes to floats.
+  static F LoadBytes(const int8_t* p) {
+    return _mm512_cvtepi32_ps(
+        _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+  }
+  static F Add(F a, F b) { return _mm512_add_ps(a, b); }
+  static F Sub(F a, F b) { return _mm512_sub_ps(a, b); }
+  static F Mul(F a, F b) { return _mm512_mul_ps(a, b); }
+  static F Div(F a, F b) { return _mm512_div_ps(a, b); }
+  static F Fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }  // a * b + c
+  static F Min(F a, F b) { return _mm512_min_ps(a, b); }
+  static F Max(F a, F b) { return _mm512_max_ps(a, b); }
+  static F Abs(F a) { return _mm512_abs_ps(a); }
+  static F Round(F a) {
+    return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  }
+  // y * 2^n for integral n of at least -126.
+  static F Scale2(F y, F n) { return _mm512_scalef_ps(y, n); }
+  // a < b ? x : y, lane by lane; a NaN compares false.
+  static F IfLess(F a, F b, F x, F y) {
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), y, x);
+  }
+  // x, with zeros where it is NaN.
+  static F ZeroNaN(F x) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, x, _CMP_ORD_Q), x); }
+  static F CopySign(F magnitude, F sign) {
+    const __m512i mask = _mm512_set1_epi32(static_cast<int>(0x80000000u));
+    return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(mask, _mm512_castps_si512(sign),
+                                                         _mm512_castps_si512(magnitude), 0xCA));
+  }
+  static __m256 Fold(F a) {
+    return _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+  }
+  static float Sum(F a) {
+    const __m256 b = Fold(a);
+    __m128 c = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
+    c = _mm_add_ps(c, _mm_movehl_ps(c, c));
+    return _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)));
+  }
+  static float MaxOf(F a) {
+    const __m256 b = _mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+    __m128 c = _mm_max_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
+    c = _mm_max_ps(c, _mm_movehl_ps(c, c));
+    return _mm_cvtss_f32(_mm_max_ss(c, _mm_movehdup_ps(c)));
+  }
+  // The four sums, stored one after another.
+  static void StoreSums(float* p, F a, F b, F c, F d) {
+    const __m256 x =
+        _mm256_hadd_ps(_mm256_hadd_ps(Fold(a), Fold(b)), _mm256_hadd_ps(Fold(c), Fold(d)));
+    _mm_storeu_ps(p, _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1)));
+  }
+  // rows[i][j] := rows[j][i]
+  static void Transpose(F* rows) {
+    F pairs[16];
+    for (int i = 0; i < 16; i += 2) {
+      pairs[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
+      pairs[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
+    }
+    F quads[16];  // quads[4 g + k]: column 4 b + k of rows 4 g .. 4 g + 3 in 128-bit block b
+    for (int g = 0; g < 4; ++g) {
+      const F* p = pairs + 4 * g;
+      quads[4 * g] = _mm512_shuffle_ps(p[0], p[2], 0x44);
+      quads[4 * g + 1] = _mm512_shuffle_ps(p[0], p[2], 0xEE);
+      quads[4 * g + 2] = _mm512_shuffle_ps(p[1], p[3], 0x44);
+      quads[4 * g + 3] = _mm512_shuffle_ps(p[1], p[3], 0xEE);
+    }
+    for (int k = 0; k < 4; ++k) {
+      const F low = _mm512_shuffle_f32x4(quads[k], quads[4 + k], 0x88);      // blocks 0, 2
+      const F low_odd = _mm512_shuffle_f32x4(quads[k], quads[4 + k], 0xDD);  // blocks 1, 3
+      const F high = _mm512_shuffle_f32x4(quads[8 + k], quads[12 + k], 0x88);
+      const F high_odd = _mm512_shuffle_f32x4(quads[8 + k], quads[12 + k], 0xDD);
+      rows[k] = _mm512_shuffle_f32x4(low, high, 0x88);
+      rows[4 + k] = _mm512_shuffle_f32x4(low_odd, high_odd, 0x88);
+      rows[8 + k] = _mm512_shuffle_f32x4(low, high, 0xDD);
+      rows[12 + k] = _mm512_shuffle_f32x4(low_odd, high_odd, 0xDD);
+    }
+  }
+
+  // ---- codes: vectors of 64 bytes, 16 lanes x 4 depth steps, in kParts registers
+  static constexpr int kParts = 1;
+  static constexpr int kPartBytes = 64;
+  using Codes = __m512i;
+  using Centroids = __m512i;  // unsigned bytes, 128 + centroid
+  struct Table {
+    __m512i part[3];
+  };
+
+  // vpermb looks at the low six bits of a byte: a table of 64 entries picks one field out of them.
+  template <int kBits>
+  static Table MakeTable(const signed char* centroids) {
+    alignas(64) uint8_t entries[3][64];
+    for (int i = 0; i < 64; ++i) {
+      for (int part = 0; part < 3; ++part) {
+        const int shift = kBits == 2 ? 2 * part : kBits == 3 && part == 1 ? 3 : 0;
+        entries[part][i] = static_cast<uint8_t>(centroids[(i >> shift) & ((1 << kBits) - 1)] + 128);
+      }
+    }
+    Table table;
+    for (int part = 0; part < 3; ++part) table.part[part] = _mm512_load_si512(entries[part]);
+    return table;
+  }
+  static Codes LoadCodes(const uint8_t* p) { return _mm512_loadu_si512(p); }
+  // 3 bits: the fields in the top two bits of three vectors, as the low six bits of one.
+  static Codes TopFields(Codes a, Codes b, Codes c) {
+    const Codes ab = _mm512_ternarylogic_epi32(_mm512_set1_epi8(3), _mm512_srli_epi16(a, 6),
+                                               _mm512_srli_epi16(b, 4), 0xCA);
+    return _mm512_ternarylogic_epi32(_mm512_set1_epi8(15), ab, _mm512_srli_epi16(c, 2), 0xCA);
+  }
+  // Fields 2 * pair and 2 * pair + 1 of `codes` (3 bits: of its low six bits).
+  template <int kBits>
+  static void LookUp(Codes codes, int pair, const Table& table, Centroids& even, Centroids& odd) {
+    if constexpr (kBits == 4) {
+      even = _mm512_permutexvar_epi8(codes, table.part[0]);
+      odd = _mm512_permutexvar_epi8(_mm512_srli_epi16(codes, 4), table.part[0]);
+    } else if constexpr (kBits == 3) {
+      even = _mm512_permutexvar_epi8(codes, table.part[0]);
+      odd = _mm512_permutexvar_epi8(codes, table.part[1]);
+    } else if (pair == 0) {
+      even = _mm512_permutexvar_epi8(codes, table.part[0]);
+      odd = _mm512_permutexvar_epi8(codes, table.part[1]);
+    } else {
+      even = _mm512_permutexvar_epi8(codes, table.part[2]);
+      odd = _mm512_permutexvar_epi8(_mm512_srli_epi16(codes, 6), table.part[0]);
+    }
+  }
+
+  // ---- integers: queries and weights as signed high and low bytes, four depth steps in 8 bytes
+  static constexpr float kTop = 32639.0f;  // 127 * 256 + 127
+  struct Weights {
+    __m512i high, low;
+  };
+  struct Sums {
+    __m512i high, low;
+  };
+  static Weights LoadWeights(const uint8_t* p) {
+    return {_mm512_set1_epi32(*reinterpret_cast<const Int32*>(p)),
+            _mm512_set1_epi32(*reinterpret_cast<const Int32*>(p + 4))};
+  }
+  static Sums StartSums(int32_t offset) {
+    return {_mm512_setzero_si512(), _mm512_set1_epi32(offset)};
+  }
+  static void AddDot(Sums& sums, Centroids centroids, const Weights& weights) {
+    sums.high = _mm512_dpbusd_epi32(sums.high, centroids, weights.high);
+    sums.low = _mm512_dpbusd_epi32(sums.low, centroids, weights.low);
+  }
+  static void AddSums(Sums& sums, const Sums& other) {
+    sums.high = _mm512_add_epi32(sums.high, other.high);
+    sums.low = _mm512_add_epi32(sums.low, other.low);
+  }
+  static F ToFloats(const Sums& sums) {
+    return _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(sums.high, 8), sums.low));
+  }
+  // Rounds kWidth numbers within +-kTop, stores them four (8 bytes) every `stride` bytes; the sums
+  // of what was stored gather in `total`.
+  using I = __m512i;
+  static I ZeroInt() { return _mm512_setzero_si512(); }
+  static int32_t SumInt(I a) { return _mm512_reduce_add_epi32(a); }
+  static void StoreWeights(F x, uint8_t* p, size_t stride, I& total) {
+    const __m512i v = _mm512_cvtps_epi32(x);
+    total = _mm512_add_epi32(total, v);
+    const __m128i high =
+        _mm512_cvtepi32_epi8(_mm512_srai_epi32(_mm512_add_epi32(v, _mm512_set1_epi32(128)), 8));
+    const __m128i low = _mm512_cvtepi32_epi8(v);
+    const __m128i a = _mm_unpacklo_epi32(high, low), b = _mm_unpackhi_epi32(high, low);
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), a);
+    _mm_storeh_pd(reinterpret_cast<double*>(p + stride), _mm_castsi128_pd(a));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(p + 2 * stride), b);
+    _mm_storeh_pd(reinterpret_cast<double*>(p + 3 * stride), _mm_castsi128_pd(b));
+  }
+
+ private:
+  typedef int32_t __attribute__((may_alias)) Int32;
+};
+
+}  // namespace
+}  // namespace polarquant
