@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+// Stage 5, in the host: the caches of one llama_context. llama.cpp allocates one tensor for the
+// keys and one for the values of a layer, [row_values, cells, streams]; each stream of each
+// tensor is one CellStore over the tensor's own memory. Shapes of heads are not known when the
+// tensors are allocated: they are learned from the first graph that views them, and the stores are
+// made when first used, because only then all layers are there to be counted.
+//
+// Not thread-safe: hold mutex() around everything but the constructor.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "ggml.h"
+#include "graph.h"
+#include "polarquant/cell_store.h"
+#include "polarquant/policy.h"
+
+namespace polarquant::llama {
+
+class KvCache;
+
+// The keys or the values of one layer.
+struct KvTensor {
+  KvCache* cache = nullptr;
+  std::string name;  // as llama.cpp calls it
+  CacheName parsed;
+  std::byte* base = nullptr;
+  int64_t row_values = 0;  // num_kv_heads * head_dim
+  size_t row_bytes = 0;
+  int64_t num_cells = 0;  // of one stream
+  int64_t num_streams = 1;
+  int head_dim = 0;                                // 0 until learned
+  std::vector<std::unique_ptr<CellStore>> stores;  // by stream, null until used
+
+  // Attention reads between two writes: a layer that reuses another's cache reads it again, and
+  // must see the batch as the first reader did. Settling waits for the last one.
+  int64_t write_epoch = -1;
+  int reads_expected = 0;  // 0 until a whole round was seen
+  int reads_now = 0;
+  std::vector<char> unsettled;  // by stream
+
+  // A row of a loaded state that has arrived in part.
+  int64_t partial_row = -1;
+  size_t partial_bytes = 0;
+  std::vector<std::byte> partial;
+
+  size_t stream_bytes() const { return row_bytes * static_cast<size_t>(num_cells); }
+};
+
+// Sums over caches, for the status object.
+struct CacheTotals {
+  int caches = 0;
+  int layers = 0;
+  MemoryUse memory;
+};
+
+class KvCache {
+ public:
+  KvCache(Policy policy, uint64_t generation);
+  KvCache(const KvCache&) = delete;
+  KvCache& operator=(const KvCache&) = delete;
+
+  std::mutex& mutex() { return mutex_; }
+  const Policy& policy() const { return policy_; }
+  uint64_t generation() const { return generation_; }
+  bool in_use() const { return in_use_; }
+
+  // Takes a freshly allocated cache tensor in; the caller owns what is returned and removes it
+  // before freeing. Throws Error(kUnsupported) for what we cannot hold, naming the way out.
+  std::unique_ptr<KvTensor> Adopt(const ggml_tensor* tensor, const CacheName& name);
+  void Remove(KvTensor* tensor);
+
+  // What a view of the tensor tells about its heads. Throws Error if it cannot be served.
+  void Learn(KvTensor& tensor, int64_t head_dim);
+  CellStore& Store(KvTensor& tensor, int64_t stream);
+  static CellStore* FindStore(const KvTensor& tensor, int64_t stream);
+
+  // A new round of writing begins when a tensor written in this round is written again.
+  void BeginWrite(KvTensor& tensor, int num_threads);
+  void AfterRead(KvTensor& tensor, int64_t first_stream, int64_t num_streams, int num_threads);
+  void SettleAll(int num_threads);
+  // The sinks a mask names, found once per round.
+  const std::vector<int64_t>& Sinks(const void* mask_key, const uint16_t* mask, int64_t stride,
+                                    int num_queries, int64_t num_cells);
+
+  void Clear(KvTensor& tensor);
+  void AddTo(CacheTotals& totals);
+
+  // Why nothing is computed on this cache, or empty. A refusal is for good (a model or a way of
+  // running it that cannot be served); damage, a state that could not be loaded, lasts until the
+  // rows are cleared.
+  const std::string& refusal() const { return refusal_.empty() ? damage_ : refusal_; }
+  void SetDamage(std::string cause) { damage_ = std::move(cause); }
+  void SetRefusal(std::string cause) { refusal_ = std::move(cause); }
+
+  std::string KvText() const;  // "turbo4:center/turbo4"
+
+ private:
+  void Resolve();
+  void Settle(KvTensor& tensor, int num_threads);
+  void Announce() const;
+
+  std::mutex mutex_;
+  const Policy policy_;
+  const uint64_t generation_;
+  std::vector<KvTensor*> tensors_;
+  std::map<std::pair<std::string, int>, int> layer_index_;  // (tag, layer) counted from 0
+  int num_layers_ = 0;
+  bool in_use_ = false;
+  std::string refusal_, damage_;
+  int64_t epoch_ = 0;
+  std::map<std::pair<const void*, int64_t>, std::vector<int64_t>> sinks_;  // of this epoch
+};
+
+}  // namespace polarquant::llama
