@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: Apache-2.0
+// Stage 5/7 page: rows addressed by cell number, exact while they are young.
+#include "polarquant/cell_store.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <string>
+
+#include "cache/cell_store_impl.h"
+#include "cache/half_rows.h"
+#include "polarquant/codec.h"
+#include "polarquant/error.h"
+#include "util/parallel.h"
+
+namespace polarquant {
+namespace {
+
+// Below this many values a second thread costs more than it brings.
+constexpr size_t kValuesPerThread = 16384;
+
+void CheckValue(const char* name, int64_t value, int64_t low, int64_t high) {
+  if (value >= low && value <= high) return;
+  throw Error(ErrorCode::kParameter, std::string(name) + " is " + std::to_string(value) +
+                                         "; it must be between " + std::to_string(low) + " and " +
+                                         std::to_string(high));
+}
+
+const CellStore::Config& Checked(const CellStore::Config& config) {
+  CheckValue("num_kv_heads", config.num_kv_heads, 1, 65536);
+  CheckValue("num_cells", config.num_cells, 1, int64_t{1} << 32);
+  CheckValue("window_tokens", config.window_tokens, 0, 65536);
+  CheckValue("sink_tokens", config.sink_tokens, 0, 1024);
+  CheckValue("max_partial_pages", config.max_partial_pages, 0, std::numeric_limits<int>::max());
+  return config;
+}
+
+bool KeepsExactRows(const Scheme& scheme) {
+  return scheme.codec == "f16" && scheme.normalisation == Normalisation::kNone && !scheme.rotate;
+}
+
+}  // namespace
+
+MemoryUse& MemoryUse::operator+=(const MemoryUse& other) {
+  exact_bytes += other.exact_bytes;
+  code_bytes += other.code_bytes;
+  header_bytes += other.header_bytes;
+  bookkeeping_bytes += other.bookkeeping_bytes;
+  filled_cells += other.filled_cells;
+  exact_cells += other.exact_cells;
+  f16_bytes += other.f16_bytes;
+  return *this;
+}
+
+CellStore::Impl::Impl(const Config& checked, std::byte* exact_memory)
+    : config(checked),
+      format(checked.scheme, checked.role, checked.head_dim, checked.page_tokens),
+      exact_only(KeepsExactRows(checked.scheme)),
+      num_pages((checked.num_cells + checked.page_tokens - 1) / checked.page_tokens),
+      head_dim(static_cast<size_t>(checked.head_dim)),
+      num_kv_heads(static_cast<size_t>(checked.num_kv_heads)),
+      page_tokens(static_cast<size_t>(checked.page_tokens)),
+      row_values(num_kv_heads * head_dim),
+      row_bytes(row_values * sizeof(uint16_t)),
+      slot_bytes(num_kv_heads * format.page_bytes()),
+      scheme_tag(SchemeTag(checked)),
+      exact_range(exact_range_bytes(checked), exact_memory),
+      pages(static_cast<size_t>(num_pages)) {
+  if (!exact_only) codes.emplace(static_cast<size_t>(num_pages) * slot_bytes, nullptr);
+}
+
+PageState& CellStore::Impl::Need(int64_t page) {
+  auto& state = pages[static_cast<size_t>(page)];
+  if (state == nullptr) state = std::make_unique<PageState>();
+  return *state;
+}
+
+int CellStore::Impl::CellsIn(int64_t page) const {
+  return static_cast<int>(
+      std::min<int64_t>(config.page_tokens, config.num_cells - CellOf(page, 0)));
+}
+
+void CellStore::Impl::CheckCells(std::span<const int64_t> cells) const {
+  bool ascending = true;
+  for (size_t i = 0; i < cells.size(); ++i) {
+    CheckValue("cell", cells[i], 0, config.num_cells - 1);
+    ascending = ascending && (i == 0 || cells[i] > cells[i - 1]);
+  }
+  if (ascending) return;
+  std::vector<int64_t> sorted(cells.begin(), cells.end());
+  std::sort(sorted.begin(), sorted.end());
+  const auto twice = std::adjacent_find(sorted.begin(), sorted.end());
+  if (twice == sorted.end()) return;
+  throw Error(ErrorCode::kParameter, "cell " + std::to_string(*twice) +
+                                         " is named twice in one call; name each cell once");
+}
+
+void CellStore::Impl::CheckRange(int64_t first, int64_t count) const {
+  CheckValue("first cell", first, 0, config.num_cells);
+  CheckValue("count of cells", count, 0, config.num_cells - first);
+}
+
+void CellStore::Impl::CheckPage(int64_t page, int kv_head) const {
+  CheckValue("page", page, 0, num_pages - 1);
+  CheckValue("kv_head", kv_head, 0, config.num_kv_heads - 1);
+}
+
+void CellStore::Impl::Unqueue(int64_t page) {
+  switch (Find(page)->queue) {
+    case Queue::kNone:
+      break;
+    case Queue::kRecent:
+      recent.Remove(pages, static_cast<int32_t>(page));
+      break;
+    case Queue::kPartial:
+      partial.Remove(pages, static_cast<int32_t>(page));
+      break;
+  }
+}
+
+void CellStore::Impl::Touch(int64_t page) {
+  PageState& state = *pages[static_cast<size_t>(page)];
+  state.newest = writes;
+  if (exact_only) return;
+  TidyMixed(state);
+  Unqueue(page);
+  if (state.loose().Any()) recent.PushNewest(pages, static_cast<int32_t>(page));
+}
+
+void CellStore::Impl::UnqueueIfDone(int64_t page) {
+  if (!Find(page)->loose().Any()) Unqueue(page);
+}
+
+std::vector<CellStore::Impl::PageCells> CellStore::Impl::ByPage(
+    std::span<const int64_t> cells) const {
+  std::vector<int64_t> sorted(cells.begin(), cells.end());
+  std::sort(sorted.begin(), sorted.end());
+  std::vector<PageCells> groups;
+  for (const int64_t cell : sorted) {
+    if (groups.empty() || groups.back().page != PageOf(cell)) groups.push_back({PageOf(cell), {}});
+    groups.back().slots.Set(SlotOf(cell));
+  }
+  return groups;
+}
+
+void CellStore::Impl::DecodeCells(int64_t page, size_t head, float* rows) const {
+  const PageState* state = Find(page);
+  const PageBits coded = state == nullptr ? PageBits{} : state->coded();
+  const PageBits exact = state == nullptr ? PageBits{} : state->exact;
+  if (coded.Any()) format.DecodePage(Codes(page, head), coded.Last() + 1, rows);
+  for (int slot = 0; slot < config.page_tokens; ++slot) {
+    float* row = rows + static_cast<size_t>(slot) * head_dim;
+    if (exact.Test(slot)) {
+      HalvesToFloats(ExactRow(CellOf(page, slot)) + head * head_dim, head_dim, row);
+    } else if (!coded.Test(slot)) {
+      std::fill_n(row, head_dim, 0.0f);
+    } else if (state->mixed && state->mixed->index[static_cast<size_t>(slot)] != 0) {
+      DecodeRow(page, head, slot, row);
+    }
+  }
+}
+
+void CellStore::Impl::ReadRow(int64_t cell, float* row) const {
+  const PageState* state = Find(PageOf(cell));
+  const int slot = SlotOf(cell);
+  if (state == nullptr || !state->written.Test(slot)) {
+    std::fill_n(row, row_values, 0.0f);
+  } else if (state->exact.Test(slot)) {
+    HalvesToFloats(ExactRow(cell), row_values, row);
+  } else {
+    for (size_t head = 0; head < num_kv_heads; ++head) {
+      DecodeRow(PageOf(cell), head, slot, row + head * head_dim);
+    }
+  }
+}
+
+CellStore::CellStore(const Config& config, std::byte* exact_range)
+    : impl_(std::make_unique<Impl>(Checked(config), exact_range)) {}
+
+CellStore::~CellStore() = default;
+
+size_t CellStore::exact_range_bytes(const Config& config) {
+  Checked(config);
+  CheckHeadDim(config.head_dim);
+  return SparseRange::RoundUp(static_cast<size_t>(config.num_cells) *
+                              static_cast<size_t>(config.num_kv_heads) *
+                              static_cast<size_t>(config.head_dim) * sizeof(uint16_t));
+}
+
+const CellStore::Config& CellStore::config() const { return impl_->config; }
+const PageFormat& CellStore::format() const { return impl_->format; }
+bool CellStore::exact_only() const { return impl_->exact_only; }
+int64_t CellStore::num_pages() const { return impl_->num_pages; }
+int64_t CellStore::exact_row_stride() const { return static_cast<int64_t>(impl_->row_values); }
+const uint16_t* CellStore::exact_rows() const { return impl_->ExactRow(0); }
+MemoryUse CellStore::memory() const { return impl_->Memory(); }
+void CellStore::Settle(int num_threads) { impl_->Settle(num_threads); }
+
+void CellStore::Write(std::span<const int64_t> cells, const float* rows, int64_t row_stride,
+                      int num_threads) {
+  Impl& impl = *impl_;
+  impl.CheckCells(cells);
+  for (const int64_t cell : cells) {
+    const int64_t page = impl.PageOf(cell);
+    const int slot = impl.SlotOf(cell);
+    PageState& state = impl.Need(page);
+    state.written.Set(slot);
+    state.exact.Set(slot);
+    state.pinned.Reset(slot);
+    ++impl.writes;
+    impl.Touch(page);
+  }
+  const size_t worthwhile = cells.size() * impl.row_values / kValuesPerThread;
+  const int team = static_cast<int>(std::min<size_t>(worthwhile, std::max(num_threads, 1)));
+  Parallel(team, [&](int thread, int threads) {
+    const Share share = ShareOf(static_cast<int64_t>(cells.size()), thread, threads);
+    for (int64_t i = share.begin; i < share.end; ++i) {
+      FloatsToHalves(rows + i * row_stride, impl.row_values,
+                     impl.ExactRow(cells[static_cast<size_t>(i)]));
+    }
+  });
+}
+
+void CellStore::PinSinks(std::span<const int64_t> cells) {
+  for (const int64_t cell : cells) CheckValue("cell", cell, 0, impl_->config.num_cells - 1);
+  for (const int64_t cell : cells) {
+    const int64_t page = impl_->PageOf(cell);
+    if (impl_->Find(page) == nullptr) continue;
+    PageState& state = impl_->Need(page);
+    if (!state.exact.Test(impl_->SlotOf(cell))) continue;
+    state.pinned.Set(impl_->SlotOf(cell));
+    impl_->UnqueueIfDone(page);
+  }
+}
+
+void CellStore::Clear() { impl_->ForgetAll(); }
+
+void CellStore::ClearCells(int64_t first, int64_t count) {
+  impl_->CheckRange(first, count);
+  const int64_t end = first + count;
+  for (int64_t cell = first; cell < end;) {
+    const int64_t page = impl_->PageOf(cell);
+    const int64_t page_end = std::min(end, impl_->CellOf(page + 1, 0));
+    const int last_slot = static_cast<int>(page_end - impl_->CellOf(page, 0));
+    impl_->Forget(page, PageBits::Range(impl_->SlotOf(cell), last_slot));
+    cell = page_end;
+  }
+}
+
+void CellStore::ReadRow(int64_t cell, float* row) const {
+  CheckValue("cell", cell, 0, impl_->config.num_cells - 1);
+  impl_->ReadRow(cell, row);
+}
+
+void CellStore::DecodeCells(int64_t page, int kv_head, float* rows) const {
+  impl_->CheckPage(page, kv_head);
+  impl_->DecodeCells(page, static_cast<size_t>(kv_head), rows);
+}
+
+PageView CellStore::View(int64_t page, int kv_head) const {
+  PageView view;
+  const PageState* state = impl_->Find(page);
+  if (state == nullptr) return view;
+  if (state->has_codes) view.page = impl_->Codes(page, static_cast<size_t>(kv_head));
+  view.mixed = state->mixed != nullptr;
+  std::copy(std::begin(state->exact.words), std::end(state->exact.words), view.exact);
+  return view;
+}
+
+}  // namespace polarquant

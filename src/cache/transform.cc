@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+// Stage 5/7 page: changing rows where they lie, as a K-shift does. The only way a code is ever
+// encoded again.
+#include <algorithm>
+#include <vector>
+
+#include "cache/cell_store_impl.h"
+#include "cache/half_rows.h"
+#include "util/parallel.h"
+
+namespace polarquant {
+
+void CellStore::Impl::TransformPage(int64_t page, const PageBits& slots,
+                                    const std::function<void(int64_t cell, float* row)>& change) {
+  PageState& state = *pages[static_cast<size_t>(page)];
+  std::vector<float> row(row_values);
+  state.exact.And(slots).ForEach([&](int slot) {
+    const int64_t cell = CellOf(page, slot);
+    HalvesToFloats(ExactRow(cell), row_values, row.data());
+    change(cell, row.data());
+    FloatsToHalves(row.data(), row_values, ExactRow(cell));
+  });
+  const PageBits changed = state.coded().And(slots);
+  if (!changed.Any()) return;
+
+  // [num_kv_heads][page_tokens][head_dim], the whole page as attention sees it.
+  std::vector<float> rows(num_kv_heads * page_tokens * head_dim);
+  const auto part = [&](size_t head, int slot) {
+    return rows.data() + (head * page_tokens + static_cast<size_t>(slot)) * head_dim;
+  };
+  for (size_t head = 0; head < num_kv_heads; ++head) DecodeCells(page, head, part(head, 0));
+  changed.ForEach([&](int slot) {
+    for (size_t head = 0; head < num_kv_heads; ++head) {
+      std::copy_n(part(head, slot), head_dim, row.data() + head * head_dim);
+    }
+    change(CellOf(page, slot), row.data());
+    for (size_t head = 0; head < num_kv_heads; ++head) {
+      std::copy_n(row.data() + head * head_dim, head_dim, part(head, slot));
+    }
+  });
+
+  const bool afresh = changed == state.coded();
+  for (size_t head = 0; head < num_kv_heads; ++head) {
+    if (afresh) {
+      EncodeHead(page, head, part(head, 0));
+    } else {
+      changed.ForEach(
+          [&](int slot) { format.EncodeRow(Codes(page, head), slot, part(head, slot)); });
+    }
+  }
+  if (afresh) {
+    state.mixed.reset();
+  } else if (state.mixed) {
+    changed.ForEach([&](int slot) { state.mixed->index[static_cast<size_t>(slot)] = 0; });
+    TidyMixed(state);
+  }
+}
+
+void CellStore::Transform(std::span<const int64_t> cells,
+                          const std::function<void(int64_t cell, float* row)>& change,
+                          int num_threads) {
+  Impl& impl = *impl_;
+  impl.CheckCells(cells);
+  auto groups = impl.ByPage(cells);
+  std::erase_if(groups, [&](const auto& group) { return impl.Find(group.page) == nullptr; });
+  const int team = static_cast<int>(std::min<size_t>(groups.size(), std::max(num_threads, 1)));
+  Parallel(team, [&](int thread, int threads) {
+    const Share share = ShareOf(static_cast<int64_t>(groups.size()), thread, threads);
+    for (int64_t i = share.begin; i < share.end; ++i) {
+      const auto& group = groups[static_cast<size_t>(i)];
+      impl.TransformPage(group.page, group.slots, change);
+    }
+  });
+}
+
+}  // namespace polarquant
