@@ -20,8 +20,6 @@
 namespace polarquant {
 namespace {
 
-constexpr int kMaxInt8Bits = 4;
-
 struct Book {
   std::vector<signed char> steps;
   std::vector<float> centroids, thresholds;

@@ -14,6 +14,8 @@ struct TurboBook {
   float unit;
 };
 
+inline constexpr int kMaxInt8Bits = 4;  // the widest codebook on the int8 grid
+
 // bits 1..8. Lives for the life of the program. Thread-safe.
 const TurboBook& TurboBookOf(int bits);
 

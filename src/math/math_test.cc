@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <random>
 #include <string>
 #include <vector>
@@ -311,17 +312,20 @@ TEST(LaneSum, AddsInTheOrderOfTheFormat) {
   double exact = 0.0;
   for (const float value : x) exact += static_cast<double>(value) * value;
   EXPECT_NEAR(SquaredNorm(x.data(), 96), exact, 1e-5 * exact);
-  // Large and small terms in lanes that meet in the second fold: any other order loses them.
-  float lanes[kSumLanes] = {};
-  lanes[0] = 0x1p24f;
-  lanes[4] = -0x1p24f;
-  lanes[1] = 1.0f;
-  EXPECT_EQ(FoldLanes(lanes), 1.0f);
-  float lost[kSumLanes] = {};
+  const auto fold = [](const std::vector<float>& sums) {
+    Lanes lanes;
+    std::memcpy(lanes.part, sums.data(), sizeof lanes.part);
+    return FoldLanes(lanes);
+  };
+  std::vector<float> kept(kSumLanes, 0.0f), lost(kSumLanes, 0.0f);
+  kept[0] = 0x1p24f;
+  kept[4] = -0x1p24f;  // meets lane 0 in the second fold
+  kept[1] = 1.0f;
+  EXPECT_EQ(fold(kept), 1.0f);
   lost[0] = 0x1p25f;
   lost[8] = 1.0f;  // swallowed in the first fold
   lost[4] = -0x1p25f;
-  EXPECT_EQ(FoldLanes(lost), 0.0f);
+  EXPECT_EQ(fold(lost), 0.0f);
 }
 
 TEST(PageMean, IsWithinHalfAStepOfTheExactMean) {
