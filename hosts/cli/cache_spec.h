@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// Host: the command `polarquant`. A cache as people name it on the command line.
+//
+//   turbo4:center/turbo4   our schemes for keys and values      turbo4   one scheme for both
+//   stock:f16              llama.cpp's own cache, without us    stock:q8_0/q4_0  keys and values
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "polarquant/policy.h"
+
+namespace polarquant::cli {
+
+// The cache when none is named.
+inline constexpr std::string_view kDefaultCache = "turbo4:center/turbo4";
+
+struct CacheSpec {
+  std::string label;      // as it was typed; reports repeat it
+  bool stock = false;     // llama.cpp's own cache
+  std::string stock_key;  // ggml type names, only for stock caches
+  std::string stock_value;
+  Policy policy;  // only for ours
+};
+
+// Throws Error(kFormat) naming the word that is wrong and the words allowed, Error(kParameter) for
+// a window or a number of sinks outside its range.
+CacheSpec ParseCache(std::string_view text, int window_tokens, int sink_tokens);
+
+// What the options of one command line name together.
+struct CacheOptions {
+  std::vector<std::string> caches;    // --kv, in order
+  std::vector<std::string> policies;  // --policy, in order
+  int window_tokens = 128;
+  int sink_tokens = 4;
+};
+
+// The caches of --kv, then those of --policy; the default cache when there are none. Naming one
+// cache twice is an error (kParameter).
+std::vector<CacheSpec> ParseCaches(const CacheOptions& options);
+
+}  // namespace polarquant::cli
