@@ -69,31 +69,31 @@ inline void ScoreFew(const float* queries, int64_t query_stride, int head_dim,
   }
 }
 
-// Logits of kRows queries and kVectors * kWidth keys given as [channel][kTransposedTokens].
-template <int kRows, int kVectors>
+// Logits of kRows queries and kColumns * kWidth keys given as [channel][kTransposedTokens].
+template <int kRows, int kColumns>
 inline void DotTransposed(const float* queries, int64_t query_stride, int head_dim,
                           const float* keys, float* logits, int64_t stride) {
-  Simd::F sums[kRows][kVectors];
+  Simd::F sums[kRows][kColumns];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) sums[r][v] = Simd::Zero();
+    for (int v = 0; v < kColumns; ++v) sums[r][v] = Simd::Zero();
   }
   for (int i = 0; i < head_dim; ++i, keys += kTransposedTokens) {
-    Simd::F key[kVectors];
+    Simd::F key[kColumns];
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) key[v] = Simd::Load(keys + v * Simd::kWidth);
+    for (int v = 0; v < kColumns; ++v) key[v] = Simd::Load(keys + v * Simd::kWidth);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const Simd::F query = Simd::Set(queries[r * query_stride + i]);
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) sums[r][v] = Simd::Fma(query, key[v], sums[r][v]);
+      for (int v = 0; v < kColumns; ++v) sums[r][v] = Simd::Fma(query, key[v], sums[r][v]);
     }
   }
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) {
+    for (int v = 0; v < kColumns; ++v) {
       Simd::Store(logits + r * stride + v * Simd::kWidth, sums[r][v]);
     }
   }
@@ -106,8 +106,8 @@ void ScoreRows(const float* queries, int64_t query_stride, int rows, int head_di
   int done = 0;
   if (rows > kFewRows) {
     alignas(64) float block[kMaxRowDim * kTransposedTokens];
-    constexpr int kVectors = Simd::kColumnsAtOnce;
-    constexpr int kStep = kVectors * Simd::kWidth;  // tokens of one product
+    constexpr int kColumns = Simd::kColumnsAtOnce;
+    constexpr int kStep = kColumns * Simd::kWidth;  // tokens of one product
     static_assert(kTransposedTokens % kStep == 0);
     for (; done + kStep <= count; done += kStep) {
       for (int t = 0; t < kStep; t += Simd::kWidth) {
@@ -126,7 +126,7 @@ void ScoreRows(const float* queries, int64_t query_stride, int rows, int head_di
       for (int rb = 0; rb < row_blocks.count; ++rb) {
         const int begin = row_blocks.begin(rb);
         ForRows(row_blocks.size(rb), [&]<int kRows>() {
-          DotTransposed<kRows, kVectors>(queries + begin * query_stride, query_stride, head_dim,
+          DotTransposed<kRows, kColumns>(queries + begin * query_stride, query_stride, head_dim,
                                          block, logits + begin * stride + done, stride);
         });
       }
@@ -147,33 +147,33 @@ void ScoreRows(const float* queries, int64_t query_stride, int rows, int head_di
   }
 }
 
-// Accumulators of kRows rows and kVectors * kWidth channels over all `count` rows of values.
-template <typename Rows, int kRows, int kVectors>
+// Accumulators of kRows rows and kColumns * kWidth channels over all `count` rows of values.
+template <typename Rows, int kRows, int kColumns>
 inline void AddProducts(const float* weights, int64_t stride, const typename Rows::Element* values,
                         int64_t row_stride, int count, float* acc, int64_t acc_stride) {
-  Simd::F sums[kRows][kVectors];
+  Simd::F sums[kRows][kColumns];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) {
+    for (int v = 0; v < kColumns; ++v) {
       sums[r][v] = Simd::Load(acc + r * acc_stride + v * Simd::kWidth);
     }
   }
   for (int t = 0; t < count; ++t, values += row_stride) {
-    Simd::F value[kVectors];
+    Simd::F value[kColumns];
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) value[v] = Rows::Load(values + v * Simd::kWidth);
+    for (int v = 0; v < kColumns; ++v) value[v] = Rows::Load(values + v * Simd::kWidth);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const Simd::F weight = Simd::Set(weights[r * stride + t]);
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) sums[r][v] = Simd::Fma(weight, value[v], sums[r][v]);
+      for (int v = 0; v < kColumns; ++v) sums[r][v] = Simd::Fma(weight, value[v], sums[r][v]);
     }
   }
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) {
+    for (int v = 0; v < kColumns; ++v) {
       Simd::Store(acc + r * acc_stride + v * Simd::kWidth, sums[r][v]);
     }
   }

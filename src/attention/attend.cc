@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+// Stage 6/7 attend: checks, the plan, the team. Keys are never un-rotated and values never decoded
+// where a fast kernel reads their codes: queries are rotated once, outputs un-rotated once.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <exception>
+#include <string>
+
+#include "attention/checks.h"
+#include "attention/head_block.h"
+#include "attention/plan.h"
+#include "kernels/kernels.h"
+#include "polarquant/attention.h"
+#include "polarquant/codec.h"
+#include "util/parallel.h"
+
+namespace polarquant {
+namespace {
+
+// Rows of a unit: enough to pay for unpacking a page, few enough that logits and accumulators stay
+// in the second-level cache.
+constexpr int kRowsPerUnit = 48;
+
+struct Team {
+  const Setup& setup;
+  Plan& plan;
+  float* partials;  // [thread][2]: of the first and the last unit of a thread's share
+
+  float* PartialOf(int thread, bool first) const {
+    return partials + (2 * thread + (first ? 0 : 1)) * setup.partial_floats();
+  }
+
+  // A thread that fails still meets the others at the barriers.
+  void Work(int thread, int team) const {
+    std::exception_ptr failure;
+    const auto step = [&](const auto& body) {
+      try {
+        if (!failure) body();
+      } catch (...) {
+        failure = std::current_exception();
+      }
+      if (team > 1) TeamBarrier();  // alone, the team that waits may be the host's
+    };
+    step([&] {
+      const Share blocks = ShareOf(plan.num_blocks(), thread, team);
+      for (int64_t b = blocks.begin; b < blocks.end; ++b) {
+        plan.ReadMask(setup.call, static_cast<int>(b));
+      }
+    });
+    step([&] {
+      if (thread == 0) plan.CountItems();
+    });
+    step([&] { AttendShare(thread, team); });
+    if (team > 1) step([&] { Merge(thread, team); });
+    if (failure) std::rethrow_exception(failure);
+  }
+
+  void AttendShare(int thread, int team) const {
+    thread_local HeadBlock unit_state;
+    const Share share = ShareOf(plan.num_items(), thread, team);
+    for (int64_t item = share.begin; item < share.end;) {
+      const int unit = plan.UnitOf(item);
+      const int64_t first = plan.FirstItem(unit), end = std::min(plan.EndItem(unit), share.end);
+      const QueryBlock& block = plan.BlockOf(unit);
+      unit_state.Start(setup, plan.KvHeadOf(unit), block);
+      if (!block.pages.empty()) {
+        unit_state.Attend(
+            std::span(block.pages)
+                .subspan(static_cast<size_t>(item - first), static_cast<size_t>(end - item)));
+      }
+      if (item == first && end == plan.EndItem(unit)) {
+        unit_state.Finish();
+      } else {
+        unit_state.StorePartial(PartialOf(thread, item == share.begin));
+      }
+      item = end;
+    }
+  }
+
+  // Units that a cut between two shares goes through. Each is merged once, rows dealt out.
+  void Merge(int thread, int team) const {
+    thread_local std::vector<const float*> parts;
+    int last_unit = -1;
+    for (int cut = 1; cut < team; ++cut) {
+      const int64_t item = ShareOf(plan.num_items(), cut, team).begin;
+      if (item == plan.num_items()) break;
+      const int unit = plan.UnitOf(item);
+      if (item == plan.FirstItem(unit) || unit == last_unit) continue;
+      last_unit = unit;
+      parts.clear();
+      for (int t = 0; t < team; ++t) {
+        const Share share = ShareOf(plan.num_items(), t, team);
+        const int64_t begin = std::max(share.begin, plan.FirstItem(unit));
+        if (begin < std::min(share.end, plan.EndItem(unit))) {
+          parts.push_back(PartialOf(t, begin == share.begin));
+        }
+      }
+      const QueryBlock& block = plan.BlockOf(unit);
+      const Share rows = ShareOf(block.count * setup.group, thread, team);
+      for (int64_t r = rows.begin; r < rows.end; ++r) {
+        HeadBlock::MergeRow(setup, plan.KvHeadOf(unit), block, static_cast<int>(r), parts);
+      }
+    }
+  }
+};
+
+}  // namespace
+
+void SlopesOf(const AttentionCall& call, std::vector<float>* slopes) {
+  slopes->assign(static_cast<size_t>(call.num_q_heads), 1.0f);
+  if (call.max_bias <= 0.0f) return;
+  int whole = 1;  // the largest power of two among the heads
+  while (whole * 2 <= call.num_q_heads) whole *= 2;
+  const double base = std::exp2(-static_cast<double>(call.max_bias) / whole);
+  const double half_base = std::exp2(-static_cast<double>(call.max_bias) / 2 / whole);
+  for (int h = 0; h < call.num_q_heads; ++h) {
+    (*slopes)[static_cast<size_t>(h)] = static_cast<float>(
+        h < whole ? std::pow(base, h + 1) : std::pow(half_base, 2 * (h - whole) + 1));
+  }
+}
+
+void Attend(const AttentionCall& call, int num_threads) {
+  CheckCall(call);
+  if (num_threads < 1) {
+    throw Error(ErrorCode::kParameter,
+                "num_threads is " + std::to_string(num_threads) + "; give at least 1");
+  }
+  if (call.num_queries == 0) return;
+  const Kernels& kernels = ActiveKernels();
+  const int num_kv_heads = call.keys->config().num_kv_heads;
+  const int group = call.num_q_heads / num_kv_heads;
+  const int queries_per_block = std::max(1, kRowsPerUnit / group);
+  thread_local std::vector<float> slopes;
+  SlopesOf(call, &slopes);
+  const Setup setup = {.call = call,
+                       .keys = Side(kernels, *call.keys),
+                       .values = Side(kernels, *call.values),
+                       .group = group,
+                       .max_rows = std::min(queries_per_block, call.num_queries) * group,
+                       .slopes = slopes};
+  thread_local Plan plan;
+  thread_local std::vector<float> partials;
+  plan.Reset(call, setup.keys.page_tokens, num_kv_heads, queries_per_block);
+  const size_t floats = static_cast<size_t>(2 * num_threads * setup.partial_floats());
+  if (partials.size() < floats) partials.resize(floats);
+  const Team team = {setup, plan, partials.data()};
+  Parallel(num_threads, [&](int thread, int size) { team.Work(thread, size); });
+}
+
+std::vector<int64_t> SinksOfMask(const uint16_t* mask, int64_t mask_stride, int num_queries,
+                                 int64_t num_cells, int sink_tokens) {
+  constexpr uint16_t kHalfHidden = 0xfc00;
+  constexpr uint64_t kFourHidden = 0xfc00fc00fc00fc00u;
+  std::vector<int64_t> sinks, seen;
+  for (int n = 0; n < num_queries; ++n) {
+    const uint16_t* row = mask + n * mask_stride;
+    seen.clear();
+    for (int64_t cell = 0; cell < num_cells;) {
+      uint64_t four;
+      if (cell + 4 <= num_cells) {
+        std::memcpy(&four, row + cell, sizeof four);
+        if (four == kFourHidden) {
+          cell += 4;
+          continue;
+        }
+      }
+      if (row[cell] != kHalfHidden) seen.push_back(cell);
+      if (seen.size() > static_cast<size_t>(std::max(sink_tokens, 0))) break;
+      ++cell;
+    }
+    if (seen.size() <= static_cast<size_t>(std::max(sink_tokens, 0))) {
+      sinks.insert(sinks.end(), seen.begin(), seen.end());
+    }
+  }
+  std::sort(sinks.begin(), sinks.end());
+  sinks.erase(std::unique(sinks.begin(), sinks.end()), sinks.end());
+  return sinks;
+}
+
+const char* ActiveTarget() { return ActiveKernels().target; }
+
+bool HasFastPath(const Scheme& scheme, int head_dim) {
+  CheckHeadDim(head_dim);
+  const Kernels& kernels = ActiveKernels();
+  if (&kernels == &ScalarKernels()) return false;
+  const Codec* codec = CodecNamed(scheme.codec);
+  if (codec == nullptr) return false;
+  return scheme.codec == "f16" || scheme.codec == "q8_0" || scheme.codec == "q4_0" ||
+         TilesFor(kernels, *codec) != nullptr;
+}
+
+}  // namespace polarquant

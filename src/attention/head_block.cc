@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+// Stage 6/7 attend and 7/7 un-rotate, one unit.
+#include "attention/head_block.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "math/rotation.h"
+
+namespace polarquant {
+namespace {
+
+constexpr float kHidden = -std::numeric_limits<float>::infinity();
+constexpr size_t kAlignment = 64;
+// Few rows: several pages a softmax step, so that its fixed costs weigh less.
+constexpr int kChunkLogits = 4096;
+constexpr int kMaxChunkPages = 8;
+
+// Hands out aligned pieces of a block of memory; with none, only counts.
+struct Pieces {
+  std::byte* next;
+  size_t used = 0;
+  template <typename T>
+  void Take(T** piece, int64_t count) {
+    *piece = next == nullptr ? nullptr : reinterpret_cast<T*>(next + used);
+    const size_t bytes = static_cast<size_t>(count) * sizeof(T);
+    used += (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  }
+};
+
+struct QueryOfRow {
+  int query, head;
+};
+QueryOfRow QueryAt(const Setup& setup, int kv_head, const QueryBlock& block, int row) {
+  return {block.first + row / setup.group, kv_head * setup.group + row % setup.group};
+}
+
+// exp(a - b) for a <= b; 0 if a is -inf, also when both are.
+float Decay(float a, float b) { return a == kHidden ? 0.0f : std::exp(a - b); }
+
+// Adds the sink, divides, writes the output and the log-sum-exp.
+void WriteRow(const Setup& setup, const QueryOfRow& at, float max, float sum, const float* acc) {
+  const AttentionCall& call = setup.call;
+  float factor = 1.0f;
+  if (call.sinks != nullptr) {
+    const float sink = call.sinks[at.head];
+    const float top = std::max(max, sink);
+    factor = Decay(max, top);
+    sum = sum * factor + Decay(sink, top);
+    max = top;
+  }
+  factor = sum > 0.0f ? factor / sum : 0.0f;
+  float* out = call.output + at.head * call.output_head_stride + at.query * call.output_stride;
+  for (int i = 0; i < setup.values.head_dim; ++i) out[i] = acc[i] * factor;
+  if (call.lse != nullptr) {
+    call.lse[static_cast<int64_t>(at.query) * call.num_q_heads + at.head] =
+        sum > 0.0f ? max + std::log(sum) : kHidden;
+  }
+}
+
+}  // namespace
+
+void HeadBlock::Start(const Setup& setup, int kv_head, const QueryBlock& block) {
+  setup_ = &setup;
+  block_ = &block;
+  kv_head_ = kv_head;
+  rows_ = block.count * setup.group;
+  used_rotated_ = false;
+  const Side &keys = setup.keys, &values = setup.values;
+  const int64_t rows = rows_, dim_k = keys.head_dim, dim_v = values.head_dim;
+  chunk_pages_ = std::clamp(kChunkLogits / (rows_ * keys.page_tokens), 1, kMaxChunkPages);
+  const size_t prepared_bytes =
+      keys.tiles != nullptr ? keys.tiles->prepared_bytes(rows_, keys.head_dim) : 0;
+
+  const auto lay_out = [&](std::byte* memory) {
+    Pieces pieces{memory};
+    pieces.Take(&queries_, rows * dim_k);
+    queries_rot_ = queries_;
+    if (keys.rotated) pieces.Take(&queries_rot_, rows * dim_k);
+    pieces.Take(&prepared_, static_cast<int64_t>(prepared_bytes));
+    pieces.Take(&logits_, rows * chunk_pages_ * keys.page_tokens);
+    pieces.Take(&scratch_, keys.page_tokens * std::max(dim_k, dim_v));
+    pieces.Take(&max_, rows);
+    pieces.Take(&sum_, rows);
+    pieces.Take(&page_sums_, rows * chunk_pages_);
+    pieces.Take(&plain_, rows * dim_v);
+    rotated_ = plain_;
+    if (values.rotated) pieces.Take(&rotated_, rows * dim_v);
+    return pieces.used;
+  };
+  const size_t needed = lay_out(nullptr) + kAlignment;
+  if (memory_.size() < needed) memory_.resize(needed);
+  const size_t misaligned = reinterpret_cast<uintptr_t>(memory_.data()) % kAlignment;
+  lay_out(memory_.data() + (kAlignment - misaligned) % kAlignment);
+
+  for (int r = 0; r < rows_; ++r) {
+    const QueryOfRow at = QueryAt(setup, kv_head, block, r);
+    const float* query = setup.call.queries + at.head * setup.call.query_head_stride +
+                         at.query * setup.call.query_stride;
+    std::copy_n(query, dim_k, queries_ + r * dim_k);
+  }
+  if (keys.rotated) {
+    std::copy_n(queries_, rows * dim_k, queries_rot_);
+    setup.kernels().rotate(queries_rot_, dim_k, rows_, keys.head_dim);
+  }
+  if (keys.tiles != nullptr) {
+    keys.tiles->prepare(*keys.codec, queries_rot_, dim_k, rows_, keys.head_dim, prepared_);
+  }
+  std::fill_n(max_, rows, kHidden);
+  std::fill_n(sum_, rows, 0.0f);
+  std::fill_n(plain_, rows * dim_v, 0.0f);
+  if (values.rotated) std::fill_n(rotated_, rows * dim_v, 0.0f);
+}
+
+void HeadBlock::Attend(std::span<const PageWork> pages) {
+  while (!pages.empty()) {
+    const size_t count = std::min<size_t>(pages.size(), static_cast<size_t>(chunk_pages_));
+    AttendChunk(pages.first(count));
+    pages = pages.subspan(count);
+  }
+}
+
+void HeadBlock::AttendChunk(std::span<const PageWork> pages) {
+  const Setup& setup = *setup_;
+  const int page_tokens = setup.keys.page_tokens;
+  const int64_t stride = static_cast<int64_t>(chunk_pages_) * page_tokens;
+  const QueryRows queries = {rows_, queries_, queries_rot_, prepared_};
+  for (size_t p = 0; p < pages.size(); ++p) {
+    ScorePage(setup.keys, kv_head_, pages[p], queries, scratch_,
+              logits_ + static_cast<int64_t>(p) * page_tokens, stride);
+  }
+  float total = 0.0f;
+  for (int r = 0; r < rows_; ++r) total += SoftmaxRow(r, pages);
+  if (total == 0.0f) return;
+  used_rotated_ = setup.values.rotated;
+  for (size_t p = 0; p < pages.size(); ++p) {
+    AccumulatePage(setup.values, kv_head_, pages[p], rows_,
+                   logits_ + static_cast<int64_t>(p) * page_tokens, stride,
+                   page_sums_ + static_cast<int64_t>(p) * rows_, scratch_, plain_, rotated_);
+  }
+}
+
+// One step of the online softmax: logits to weights. Returns the sum of the weights.
+float HeadBlock::SoftmaxRow(int row, std::span<const PageWork> pages) {
+  const Setup& setup = *setup_;
+  const AttentionCall& call = setup.call;
+  const Kernels& kernels = setup.kernels();
+  const int page_tokens = setup.keys.page_tokens, dim_v = setup.values.head_dim;
+  const QueryOfRow at = QueryAt(setup, kv_head_, *block_, row);
+  float* logits = logits_ + static_cast<int64_t>(row) * chunk_pages_ * page_tokens;
+  float max = kHidden;
+  for (size_t p = 0; p < pages.size(); ++p) {
+    const PageWork& work = pages[p];
+    const uint16_t* mask =
+        work.masked ? call.mask + at.query * call.mask_stride + work.page * page_tokens + work.begin
+                    : nullptr;
+    max = std::max(max,
+                   kernels.shape_logits(logits + static_cast<int64_t>(p) * page_tokens + work.begin,
+                                        work.end - work.begin, call.scale, call.softcap,
+                                        setup.slopes[static_cast<size_t>(at.head)], mask));
+  }
+  if (max > max_[row]) {
+    const float factor = Decay(max_[row], max);
+    max_[row] = max;
+    sum_[row] *= factor;
+    kernels.scale_row(plain_ + static_cast<int64_t>(row) * dim_v, dim_v, factor);
+    if (used_rotated_) {
+      kernels.scale_row(rotated_ + static_cast<int64_t>(row) * dim_v, dim_v, factor);
+    }
+  }
+  float total = 0.0f;
+  for (size_t p = 0; p < pages.size(); ++p) {
+    const PageWork& work = pages[p];
+    const float sum = kernels.exp_sum(logits + static_cast<int64_t>(p) * page_tokens + work.begin,
+                                      work.end - work.begin, max_[row]);
+    page_sums_[static_cast<int64_t>(p) * rows_ + row] = sum;
+    total += sum;
+  }
+  sum_[row] += total;
+  return total;
+}
+
+void HeadBlock::Unrotate() {
+  if (!used_rotated_) return;
+  const int dim_v = setup_->values.head_dim;
+  setup_->kernels().unrotate(rotated_, dim_v, rows_, dim_v);
+  const int64_t count = static_cast<int64_t>(rows_) * dim_v;
+  for (int64_t i = 0; i < count; ++i) plain_[i] += rotated_[i];
+}
+
+void HeadBlock::Finish() {
+  Unrotate();
+  for (int r = 0; r < rows_; ++r) {
+    WriteRow(*setup_, QueryAt(*setup_, kv_head_, *block_, r), max_[r], sum_[r],
+             plain_ + static_cast<int64_t>(r) * setup_->values.head_dim);
+  }
+}
+
+void HeadBlock::StorePartial(float* partial) {
+  Unrotate();
+  const int dim_v = setup_->values.head_dim;
+  for (int r = 0; r < rows_; ++r) {
+    *partial++ = max_[r];
+    *partial++ = sum_[r];
+    std::copy_n(plain_ + static_cast<int64_t>(r) * dim_v, dim_v, partial);
+    partial += dim_v;
+  }
+}
+
+void HeadBlock::MergeRow(const Setup& setup, int kv_head, const QueryBlock& block, int row,
+                         std::span<const float* const> partials) {
+  const int dim_v = setup.values.head_dim;
+  const int64_t offset = static_cast<int64_t>(row) * (dim_v + 2);
+  float max = kHidden, sum = 0.0f;
+  for (const float* partial : partials) max = std::max(max, partial[offset]);
+  float acc[kMaxHeadDim] = {};
+  for (const float* partial : partials) {
+    const float* part = partial + offset;
+    const float factor = Decay(part[0], max);
+    sum += part[1] * factor;
+    for (int i = 0; i < dim_v; ++i) acc[i] += part[2 + i] * factor;
+  }
+  WriteRow(setup, QueryAt(setup, kv_head, block, row), max, sum, acc);
+}
+
+}  // namespace polarquant

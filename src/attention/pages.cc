@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+// Stage 6/7 attend, page by page.
+#include "attention/pages.h"
+
+#include <algorithm>
+#include <string_view>
+
+#include "cache/page_bits.h"
+#include "format/tile_layout.h"
+#include "math/rotation.h"
+
+namespace polarquant {
+namespace {
+
+// The slots a tile kernel works on: whole tiles, and the whole page if its scales are several
+// arrays of page_tokens.
+struct TileRange {
+  int begin, end;
+};
+TileRange TilesOf(const Side& side, const PageWork& work) {
+  if (side.store->format().scale_blocks() != 1) return {0, side.page_tokens};
+  return {work.begin, (work.end + kTileTokens - 1) / kTileTokens * kTileTokens};
+}
+
+const std::byte* CodesAt(const Side& side, const std::byte* page, int slot) {
+  return page + static_cast<size_t>(slot / kTileTokens) *
+                    TileBytes(side.codec->info.code_bits, side.head_dim);
+}
+
+const uint16_t* ScalesAt(const Side& side, const std::byte* page, int slot) {
+  return reinterpret_cast<const uint16_t*>(page + side.store->format().scales_offset()) + slot;
+}
+
+const uint16_t* ExactRowAt(const Side& side, int kv_head, const PageWork& work, int slot) {
+  return side.store->exact_rows() +
+         (work.page * side.page_tokens + slot) * side.store->exact_row_stride() +
+         static_cast<int64_t>(kv_head) * side.head_dim;
+}
+
+PageBits ExactSlots(const PageView& view, const PageWork& work) {
+  PageBits exact;
+  std::copy(std::begin(view.exact), std::end(view.exact), exact.words);
+  return exact.And(PageBits::Range(work.begin, work.end));
+}
+
+// Codes of slots [0, work.end) as f32 rows.
+void DecodeTo(const Side& side, const std::byte* page, const PageWork& work, float* rows) {
+  if (side.decode != nullptr) {
+    side.decode(page, work.end, side.head_dim, rows);
+  } else {
+    side.store->format().DecodeCodes(page, work.end, rows);
+  }
+}
+
+}  // namespace
+
+const Codec* CodecNamed(std::string_view name) {
+  for (const Codec& codec : CodecTable()) {
+    if (codec.info.name == name) return &codec;
+  }
+  return nullptr;
+}
+
+const TileKernels* TilesFor(const Kernels& kernels, const Codec& codec) {
+  if (codec.layout != PageLayout::kTiles) return nullptr;
+  const TileKernels* tiles = codec.info.code_bits == 2   ? &kernels.tile2
+                             : codec.info.code_bits == 3 ? &kernels.tile3
+                             : codec.info.code_bits == 4 ? &kernels.tile4
+                                                         : nullptr;
+  return tiles != nullptr && tiles->score != nullptr ? tiles : nullptr;
+}
+
+Side::Side(const Kernels& with, const CellStore& of)
+    : kernels(&with),
+      store(&of),
+      codec(CodecNamed(of.config().scheme.codec)),
+      tiles(TilesFor(with, *codec)),
+      head_dim(of.config().head_dim),
+      page_tokens(of.config().page_tokens),
+      codes(!of.exact_only()),
+      rotated(codes && of.config().scheme.rotate) {
+  if (codec->info.name == "q8_0") decode = with.decode_q8_0;
+  if (codec->info.name == "q4_0") decode = with.decode_q4_0;
+}
+
+bool Side::centred() const {
+  return codes && store->config().scheme.normalisation == Normalisation::kCenter;
+}
+
+void ScorePage(const Side& keys, int kv_head, const PageWork& work, const QueryRows& queries,
+               float* scratch, float* logits, int64_t stride) {
+  const Kernels& kernels = *keys.kernels;
+  const int head_dim = keys.head_dim, rows = queries.rows;
+  const PageView view = keys.store->View(work.page, kv_head);
+  const auto score_exact = [&](int begin, int end) {
+    kernels.score_f16(queries.plain, head_dim, rows, head_dim,
+                      ExactRowAt(keys, kv_head, work, begin), keys.store->exact_row_stride(),
+                      end - begin, logits + begin, stride);
+  };
+  if (view.page == nullptr) return score_exact(work.begin, work.end);
+  if (view.mixed) {
+    keys.store->DecodeCells(work.page, kv_head, scratch);
+    kernels.score_f32(queries.plain, head_dim, rows, head_dim,
+                      scratch + static_cast<int64_t>(work.begin) * head_dim, head_dim,
+                      work.end - work.begin, logits + work.begin, stride);
+    return;
+  }
+  if (keys.tiles != nullptr) {
+    const TileRange range = TilesOf(keys, work);
+    keys.tiles->score(*keys.codec, queries.prepared, rows, head_dim,
+                      CodesAt(keys, view.page, range.begin), ScalesAt(keys, view.page, range.begin),
+                      range.end - range.begin, logits + range.begin, stride);
+  } else {
+    DecodeTo(keys, view.page, work, scratch);
+    kernels.score_f32(queries.rotated, head_dim, rows, head_dim,
+                      scratch + static_cast<int64_t>(work.begin) * head_dim, head_dim,
+                      work.end - work.begin, logits + work.begin, stride);
+  }
+  float mean[kMaxHeadDim];
+  if (keys.store->format().Mean(view.page, mean)) {  // <q, k> = <q, k - mean> + <q, mean>
+    for (int r = 0; r < rows; ++r) {
+      float shift;
+      kernels.score_f32(queries.plain + static_cast<int64_t>(r) * head_dim, head_dim, 1, head_dim,
+                        mean, head_dim, 1, &shift, 1);
+      float* row = logits + r * stride;
+      for (int slot = work.begin; slot < work.end; ++slot) row[slot] += shift;
+    }
+  }
+  ExactSlots(view, work).ForEachRun(score_exact);
+}
+
+void AccumulatePage(const Side& values, int kv_head, const PageWork& work, int rows, float* weights,
+                    int64_t stride, const float* sums, float* scratch, float* plain,
+                    float* rotated) {
+  const Kernels& kernels = *values.kernels;
+  const int head_dim = values.head_dim;
+  const PageView view = values.store->View(work.page, kv_head);
+  const auto add_exact = [&](int begin, int end) {
+    kernels.accumulate_f16(weights + begin, stride, rows, head_dim,
+                           ExactRowAt(values, kv_head, work, begin),
+                           values.store->exact_row_stride(), end - begin, plain, head_dim);
+  };
+  if (view.page == nullptr) return add_exact(work.begin, work.end);
+  if (view.mixed) {
+    values.store->DecodeCells(work.page, kv_head, scratch);
+    kernels.accumulate_f32(weights + work.begin, stride, rows, head_dim,
+                           scratch + static_cast<int64_t>(work.begin) * head_dim, head_dim,
+                           work.end - work.begin, plain, head_dim);
+    return;
+  }
+  // Exact cells leave the weights of the codes.
+  const PageBits exact = ExactSlots(view, work);
+  exact.ForEachRun([&](int begin, int end) {
+    add_exact(begin, end);
+    for (int r = 0; r < rows; ++r) {
+      std::fill(weights + r * stride + begin, weights + r * stride + end, 0.0f);
+    }
+  });
+  if (values.tiles != nullptr) {
+    const TileRange range = TilesOf(values, work);
+    for (int r = 0; r < rows; ++r) {
+      float* row = weights + r * stride;
+      std::fill(row + range.begin, row + work.begin, 0.0f);
+      std::fill(row + work.end, row + range.end, 0.0f);
+    }
+    values.tiles->accumulate(*values.codec, weights + range.begin, stride, rows, head_dim,
+                             CodesAt(values, view.page, range.begin),
+                             ScalesAt(values, view.page, range.begin), range.end - range.begin,
+                             rotated, head_dim);
+  } else {
+    DecodeTo(values, view.page, work, scratch);
+    kernels.accumulate_f32(weights + work.begin, stride, rows, head_dim,
+                           scratch + static_cast<int64_t>(work.begin) * head_dim, head_dim,
+                           work.end - work.begin, rotated, head_dim);
+  }
+  float mean[kMaxHeadDim];
+  if (values.store->format().Mean(view.page, mean)) {
+    for (int r = 0; r < rows; ++r) {
+      float sum = sums[r];
+      if (exact.Any()) {
+        const float* row = weights + r * stride;
+        sum = 0.0f;
+        for (int slot = work.begin; slot < work.end; ++slot) sum += row[slot];
+      }
+      kernels.accumulate_f32(&sum, 1, 1, head_dim, mean, head_dim, 1,
+                             plain + static_cast<int64_t>(r) * head_dim, head_dim);
+    }
+  }
+}
+
+}  // namespace polarquant

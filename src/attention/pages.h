@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// Stage 6/7 attend, page by page: the logits of a page's keys and the weighted sum of its values,
+// wherever their rows live. Codes are read as they are; exact copies win over them; pages whose
+// rows have headers of their own are decoded.
+#pragma once
+
+#include <cstdint>
+
+#include "attention/plan.h"
+#include "codecs/codec.h"
+#include "kernels/kernels.h"
+#include "polarquant/cell_store.h"
+
+namespace polarquant {
+
+// The keys or the values of a call and how their codes are read.
+struct Side {
+  const Kernels* kernels = nullptr;
+  const CellStore* store = nullptr;
+  const Codec* codec = nullptr;
+  const TileKernels* tiles = nullptr;  // null: codes are decoded to f32 rows
+  void (*decode)(const std::byte* records, int count, int head_dim, float* rows) = nullptr;
+  int head_dim = 0;
+  int page_tokens = 0;
+  bool codes = false;    // pages may have codes at all
+  bool rotated = false;  // codes are in the rotated space
+
+  Side(const Kernels& with, const CellStore& of);
+  bool centred() const;
+};
+
+const TileKernels* TilesFor(const Kernels& kernels, const Codec& codec);
+// Null where there is no codec of that name.
+const Codec* CodecNamed(std::string_view name);
+
+// Query rows of one kv_head.
+struct QueryRows {
+  int rows;
+  const float* plain;         // [rows][head_dim]
+  const float* rotated;       // the same when codes are not rotated
+  const std::byte* prepared;  // for tiles
+};
+
+// logits[r * stride + slot] for the slots of `work` (others of the page may be overwritten).
+// `scratch` holds page_tokens * head_dim floats.
+void ScorePage(const Side& keys, int kv_head, const PageWork& work, const QueryRows& queries,
+               float* scratch, float* logits, int64_t stride);
+
+// plain += and rotated += weights times the values of `work`. `sums`[r] is the sum of a row's
+// weights over `work`. May overwrite the weights of the whole page. The accumulators are [rows]
+// [head_dim], the same one when codes are not rotated.
+void AccumulatePage(const Side& values, int kv_head, const PageWork& work, int rows, float* weights,
+                    int64_t stride, const float* sums, float* scratch, float* plain,
+                    float* rotated);
+
+}  // namespace polarquant
