@@ -147,8 +147,8 @@ struct Simd {
     }
   }
 
-  // ---- integers: queries and weights of 15 bits, four depth steps in 8 bytes: 0, 2, 1, 3
-  static constexpr float kTop = 16383.0f;
+  // ---- integers: queries and weights of 16 bits, four depth steps in 8 bytes: 0, 2, 1, 3
+  static constexpr float kTop = 32639.0f;
   struct Weights {
     __m256i even, odd;
   };

@@ -158,7 +158,8 @@ struct Simd {
   }
 
   // ---- integers: queries and weights as signed high and low bytes, four depth steps in 8 bytes
-  static constexpr float kTop = 32639.0f;  // 127 * 256 + 127
+  // 127 * 256 + 127, the same on AVX2. Times 127 and the largest rotation block, 512, below 2^31.
+  static constexpr float kTop = 32639.0f;
   struct Weights {
     __m512i high, low;
   };

@@ -3,7 +3,7 @@
 // once for every instruction set.
 //
 // Codes become unsigned bytes 128 + centroid by one table look-up that serves a whole block of
-// rows; queries and softmax weights are integers of 15 or 16 bits with one float factor a row. The
+// rows; queries and softmax weights are integers of 16 bits with one float factor a row. The
 // sums of products are exact (modulo 2^32, and the true sums fit: see kTop), the 128 is taken out
 // by starting from -128 * (sum of the row's integers).
 #pragma once
