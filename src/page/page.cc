@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Stages 1 to 5 in one place, for any codec: sanitise, normalise, rotate, quantise, pack, page. And
 // back. A page is its codes (records one after another, or tiles), then the scales of tile codecs,
-// then the header; what is left of the last 64 bytes is zero.
+// then the header; what is left of the last 64 bytes is zero. Whole pages go through the kernels of
+// the CPU, single rows through the codec itself: the bytes are the same.
 #include "polarquant/page.h"
 
 #include <cstring>
@@ -11,6 +12,7 @@
 #include "codecs/codec.h"
 #include "codecs/pack.h"
 #include "format/tile_layout.h"
+#include "kernels/kernels.h"
 #include "math/normalise.h"
 #include "math/rotation.h"
 #include "polarquant/error.h"
@@ -19,7 +21,8 @@
 namespace polarquant {
 namespace {
 
-constexpr size_t kPageAlignment = 64;  // of pages and their sizes: a vector, a cache line
+constexpr size_t kPageAlignment = 64;           // of pages and their sizes: a vector, a cache line
+constexpr size_t kMaxTileRecord = kMaxHeadDim;  // at most 4 bits a value and a scale per 16
 
 void CheckScheme(const Scheme& scheme) {
   const std::string text = scheme.ToString();
@@ -42,11 +45,17 @@ struct PageFormat::Impl {
   Role role;
   int head_dim, page_tokens;
   const Codec& codec;
+  const Kernels& kernels;
   size_t record_bytes, codes_bytes, header_offset, header_bytes, page_bytes;
   int num_scales;  // of a tile codec's record
 
   Impl(const Scheme& s, Role r, int d, int tokens)
-      : scheme(s), role(r), head_dim(d), page_tokens(tokens), codec(FindCodec(s.codec)) {
+      : scheme(s),
+        role(r),
+        head_dim(d),
+        page_tokens(tokens),
+        codec(FindCodec(s.codec)),
+        kernels(ActiveKernels()) {
     CheckScheme(scheme);
     CheckHeadDim(head_dim);
     CheckPageTokens(page_tokens);
@@ -71,37 +80,50 @@ struct PageFormat::Impl {
     return page + codes_bytes + static_cast<size_t>(block * page_tokens + index) * sizeof(uint16_t);
   }
 
-  // Normalised, still to be rotated: the row as the codec's stages see it.
-  void Prepare(const float* row, const float* mean, float* prepared) const {
-    for (int i = 0; i < head_dim; ++i) prepared[i] = Sanitise(row[i]) - mean[i];
+  std::byte* RecordAt(std::byte* page, int index) const {
+    return page + static_cast<size_t>(index) * record_bytes;
+  }
+  const std::byte* RecordAt(const std::byte* page, int index) const {
+    return page + static_cast<size_t>(index) * record_bytes;
   }
 
-  // Zeros without normalisation, so that callers need not ask.
-  void LoadMeanOrZero(const std::byte* page, float* mean) const {
-    if (centred()) {
-      LoadMean(page + header_offset, head_dim, mean);
-    } else {
-      std::memset(mean, 0, static_cast<size_t>(head_dim) * sizeof(float));
+  void EncodeRotated(std::byte* page, int index, const float* row_rot) const {
+    if (!tiled()) {
+      codec.encode(row_rot, head_dim, scheme.scale_rule, RecordAt(page, index));
+      return;
     }
-  }
-
-  void EncodePrepared(std::byte* page, int index, float* prepared) const {
-    if (scheme.rotate) polarquant::Rotate(prepared, head_dim);
-    std::vector<std::byte> record(record_bytes);
-    codec.encode(prepared, head_dim, scheme.scale_rule, record.data());
-    Scatter(page, index, record.data());
+    std::byte record[kMaxTileRecord];
+    codec.encode(row_rot, head_dim, scheme.scale_rule, record);
+    Scatter(page, index, record);
   }
 
   void DecodeRotated(const std::byte* page, int index, float* row_rot) const {
-    std::vector<std::byte> record(record_bytes);
-    Gather(page, index, record.data());
-    codec.decode(record.data(), head_dim, row_rot);
+    if (!tiled()) {
+      codec.decode(RecordAt(page, index), head_dim, row_rot);
+      return;
+    }
+    std::byte record[kMaxTileRecord];
+    Gather(page, index, record);
+    codec.decode(record, head_dim, row_rot);
+  }
+
+  // Every row of a page, prepared and rotated: [page_tokens][head_dim].
+  void EncodeAll(std::byte* page, const float* rows_rot) const {
+    if (tiled() && kernels.encode_tiles != nullptr) {
+      kernels.encode_tiles(codec, rows_rot, page_tokens, head_dim, scheme.scale_rule,
+                           lane_order() == LaneOrder::kTokens, page,
+                           reinterpret_cast<uint16_t*>(page + codes_bytes));
+      return;
+    }
+    for (int r = 0; r < page_tokens; ++r) {
+      EncodeRotated(page, r, rows_rot + static_cast<int64_t>(r) * head_dim);
+    }
   }
 
   // A record to and from the places a page keeps its parts at.
   void Scatter(std::byte* page, int index, const std::byte* record) const {
     if (!tiled()) {
-      std::memcpy(page + static_cast<size_t>(index) * record_bytes, record, record_bytes);
+      std::memcpy(RecordAt(page, index), record, record_bytes);
       return;
     }
     for (int block = 0; block < num_scales; ++block, record += sizeof(uint16_t)) {
@@ -119,7 +141,7 @@ struct PageFormat::Impl {
 
   void Gather(const std::byte* page, int index, std::byte* record) const {
     if (!tiled()) {
-      std::memcpy(record, page + static_cast<size_t>(index) * record_bytes, record_bytes);
+      std::memcpy(record, RecordAt(page, index), record_bytes);
       return;
     }
     for (int block = 0; block < num_scales; ++block, record += sizeof(uint16_t)) {
@@ -133,12 +155,6 @@ struct PageFormat::Impl {
           GetCode(bytes + at.segment_offset, bits(), at.lane_blocks, at.depth, at.lane, at.step));
     }
     PackCodes(codes, head_dim, bits(), record);
-  }
-
-  // From the codec's space back to the caller's.
-  void Finish(const float* mean, float* row) const {
-    if (scheme.rotate) polarquant::Unrotate(row, head_dim);
-    for (int i = 0; i < head_dim; ++i) row[i] += mean[i];
   }
 };
 
@@ -169,43 +185,53 @@ double PageFormat::bits_per_value() const {
 void PageFormat::EncodePage(const float* rows, int count, std::byte* page,
                             const uint64_t* outside) const {
   const Impl& f = *impl_;
-  std::memset(page, 0, f.page_bytes);
+  const int64_t num_values = static_cast<int64_t>(count) * f.head_dim;
   std::vector<float> prepared(static_cast<size_t>(f.page_tokens) * static_cast<size_t>(f.head_dim));
-  const auto row_at = [&](int r) { return prepared.data() + static_cast<int64_t>(r) * f.head_dim; };
-  float mean[kMaxHeadDim] = {};
-  for (int r = 0; r < count; ++r) {
-    f.Prepare(rows + static_cast<int64_t>(r) * f.head_dim, mean, row_at(r));
-  }
+  for (int64_t i = 0; i < num_values; ++i) prepared[static_cast<size_t>(i)] = Sanitise(rows[i]);
+  std::memset(page + f.header_offset, 0, f.page_bytes - f.header_offset);
   if (f.centred()) {
+    float mean[kMaxHeadDim];
     MeanOfRows(prepared.data(), count, f.head_dim, outside, mean);
     StoreMean(mean, f.head_dim, page + f.header_offset);
-    f.LoadMeanOrZero(page, mean);
-    for (int r = 0; r < count; ++r) f.Prepare(row_at(r), mean, row_at(r));
+    LoadMean(page + f.header_offset, f.head_dim, mean);
+    for (int r = 0; r < count; ++r) {
+      float* row = prepared.data() + static_cast<int64_t>(r) * f.head_dim;
+      for (int i = 0; i < f.head_dim; ++i) row[i] -= mean[i];
+    }
   }
-  for (int r = 0; r < f.page_tokens; ++r) f.EncodePrepared(page, r, row_at(r));
+  if (f.scheme.rotate) f.kernels.rotate(prepared.data(), f.head_dim, count, f.head_dim);
+  f.EncodeAll(page, prepared.data());
 }
 
 void PageFormat::DecodePage(const std::byte* page, int count, float* rows) const {
-  float mean[kMaxHeadDim];
-  impl_->LoadMeanOrZero(page, mean);
+  const Impl& f = *impl_;
   DecodeCodes(page, count, rows);
+  if (f.scheme.rotate) f.kernels.unrotate(rows, f.head_dim, count, f.head_dim);
+  if (!f.centred()) return;
+  float mean[kMaxHeadDim];
+  LoadMean(page + f.header_offset, f.head_dim, mean);
   for (int r = 0; r < count; ++r) {
-    impl_->Finish(mean, rows + static_cast<int64_t>(r) * impl_->head_dim);
+    float* row = rows + static_cast<int64_t>(r) * f.head_dim;
+    for (int i = 0; i < f.head_dim; ++i) row[i] += mean[i];
   }
 }
 
 void PageFormat::EncodeRow(std::byte* page, int index, const float* row) const {
-  float mean[kMaxHeadDim], prepared[kMaxHeadDim];
-  impl_->LoadMeanOrZero(page, mean);
-  impl_->Prepare(row, mean, prepared);
-  impl_->EncodePrepared(page, index, prepared);
+  const Impl& f = *impl_;
+  float mean[kMaxHeadDim] = {}, prepared[kMaxHeadDim];
+  Mean(page, mean);
+  for (int i = 0; i < f.head_dim; ++i) prepared[i] = Sanitise(row[i]) - mean[i];
+  Rotate(prepared);
+  f.EncodeRotated(page, index, prepared);
 }
 
 void PageFormat::DecodeRow(const std::byte* page, int index, float* row) const {
+  const Impl& f = *impl_;
   float mean[kMaxHeadDim];
-  impl_->LoadMeanOrZero(page, mean);
-  impl_->DecodeRotated(page, index, row);
-  impl_->Finish(mean, row);
+  f.DecodeRotated(page, index, row);
+  Unrotate(row);
+  if (!Mean(page, mean)) return;
+  for (int i = 0; i < f.head_dim; ++i) row[i] += mean[i];
 }
 
 void PageFormat::ReadRecord(const std::byte* page, int index, std::byte* record) const {
