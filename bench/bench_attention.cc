@@ -52,7 +52,9 @@ constexpr Case kCases[] = {
 };
 constexpr const char* kOwn[] = {
     "f16", "turbo4", "turbo3", "turbo2", "turbo4:center", "turbo4:center/turbo4", "q8_0"};
+#ifdef PQ_STOCK
 constexpr const char* kStock[] = {"f16", "q8_0", "q4_0"};
+#endif
 
 // Enough layers that the f16 cache does not stay in the last-level cache, but no more than models
 // of that size have.
