@@ -71,6 +71,7 @@ void HostCompute::Rope(const ggml_tensor* shift, const HeadView& heads,
   ggml_tensor* node = ggml_view_tensor(context.get(), turned);
   node->data = turned->data;
   node->op = shift->op;
+  node->flags |= GGML_TENSOR_FLAG_COMPUTE;  // backends skip nodes without it
   std::memcpy(node->op_params, shift->op_params, sizeof(node->op_params));
   node->src[0] = turned;
   node->src[1] = by;
