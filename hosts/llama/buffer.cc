@@ -114,9 +114,9 @@ void GetTensor(ggml_backend_buffer_t, const ggml_tensor* tensor, void* data, siz
     const size_t first = static_cast<size_t>(DataOf(tensor) - rows->base) + offset;
     const std::span<std::byte> out(static_cast<std::byte*>(data), bytes);
     if (ReadsToCompute(tensor, *rows)) {
-      LogBypass("layer " + std::to_string(rows->parsed.layer) +
-                ": llama.cpp computes on a decoded copy of " + rows->name +
-                " (an operation polarquant does not serve); slower and larger than without us");
+      LogBypass(rows->parsed.layer,
+                "llama.cpp computes on a decoded copy of the cache (an operation polarquant does "
+                "not serve, or flash attention off); slower and larger than without us");
       DecodeBytes(*rows, first, out);
     } else {
       SaveBytes(*rows, first, out);

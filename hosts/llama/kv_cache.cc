@@ -125,7 +125,17 @@ void KvCache::Settle(KvTensor& tensor, int num_threads) {
   }
 }
 
+void KvCache::AfterLoad(KvTensor& tensor, int64_t stream, int64_t cell) {
+  const std::pair<const KvTensor*, int64_t> series = {&tensor, stream};
+  if (loading_ != series) {
+    loading_ = series;
+    loaded_rows_ = 0;
+  }
+  if (loaded_rows_++ < policy_.sink_tokens) Store(tensor, stream).PinSinks({&cell, 1});
+}
+
 void KvCache::BeginWrite(KvTensor& tensor, int num_threads) {
+  loading_ = {nullptr, 0};
   if (tensor.write_epoch == epoch_) {
     ++epoch_;
     sinks_.clear();
@@ -165,6 +175,7 @@ void KvCache::Clear(KvTensor& tensor) {
     if (store != nullptr) store->Clear();
   }
   tensor.partial_row = -1;
+  loading_ = {nullptr, 0};
   damage_.clear();
 }
 
@@ -173,13 +184,21 @@ void KvCache::AddTo(CacheTotals& totals) {
   SettleAll(1);
   ++totals.caches;
   std::set<std::pair<std::string, int>> layers;
+  MemoryUse fullest;
   for (const KvTensor* tensor : tensors_) {
     layers.emplace(tensor->parsed.tag, tensor->parsed.layer);
+    MemoryUse memory;
     for (const auto& store : tensor->stores) {
-      if (store != nullptr) totals.memory += store->memory();
+      if (store != nullptr) memory += store->memory();
+    }
+    totals.memory += memory;
+    if (tensor->parsed.role == Role::kKey && memory.filled_cells > fullest.filled_cells) {
+      fullest = memory;
     }
   }
   totals.layers += static_cast<int>(layers.size());
+  totals.filled_cells += fullest.filled_cells;
+  totals.exact_cells += fullest.exact_cells;
 }
 
 std::string KvCache::KvText() const {

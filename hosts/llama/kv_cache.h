@@ -59,6 +59,9 @@ struct CacheTotals {
   int caches = 0;
   int layers = 0;
   MemoryUse memory;
+  // Of the fullest key tensor of each cache, all its streams.
+  int64_t filled_cells = 0;
+  int64_t exact_cells = 0;
 };
 
 class KvCache {
@@ -90,6 +93,10 @@ class KvCache {
   const std::vector<int64_t>& Sinks(const void* mask_key, const uint16_t* mask, int64_t stride,
                                     int num_queries, int64_t num_cells);
 
+  // Rows of a saved state come sequence by sequence, oldest first, and a saved row does not say
+  // that it is a sink: the first ones of a series are taken for sinks again.
+  void AfterLoad(KvTensor& tensor, int64_t stream, int64_t cell);
+
   void Clear(KvTensor& tensor);
   void AddTo(CacheTotals& totals);
 
@@ -116,6 +123,8 @@ class KvCache {
   bool in_use_ = false;
   std::string refusal_, damage_;
   int64_t epoch_ = 0;
+  std::pair<const KvTensor*, int64_t> loading_ = {nullptr, 0};  // tensor and stream of the series
+  int loaded_rows_ = 0;
   std::map<std::pair<const void*, int64_t>, std::vector<int64_t>> sinks_;  // of this epoch
 };
 

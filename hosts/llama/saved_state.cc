@@ -61,6 +61,7 @@ void LoadRow(KvTensor& tensor, int64_t stream, int64_t cell, std::span<const std
       throw Error(ErrorCode::kUnsupported, "the row was not saved (its scheme cannot be saved)");
     }
     tensor.cache->Store(tensor, stream).LoadRow(cell, row.data());
+    tensor.cache->AfterLoad(tensor, stream, cell);
   } catch (const Error& error) {
     const std::string cause = tensor.name + ": the state cannot be loaded: " + error.what() +
                               "; clear the cache and "

@@ -81,8 +81,8 @@ Json Status() {
   status["code_bytes"] = memory.code_bytes;
   status["header_bytes"] = memory.header_bytes;
   status["bookkeeping_bytes"] = memory.bookkeeping_bytes;
-  status["filled_cells"] = memory.filled_cells;
-  status["exact_cells"] = memory.exact_cells;
+  status["filled_cells"] = totals.filled_cells;
+  status["exact_cells"] = totals.exact_cells;
   status["f16_bytes"] = memory.f16_bytes;
   status["bits_per_value"] = memory.f16_bytes == 0 ? 0.0
                                                    : 16.0 * static_cast<double>(memory.total()) /
@@ -154,13 +154,14 @@ void LogRefused(const std::string& cause) noexcept {
   }
 }
 
-void LogBypass(const std::string& cause) noexcept {
+void LogBypass(int layer, const std::string& cause) noexcept {
   try {
     Log& log = TheLog();
     const std::lock_guard lock(log.mutex);
     if (Told(log, cause)) return;
-    std::fprintf(stderr, "polarquant: warning: %s\n", cause.c_str());
-    Append(log, {{"event", "bypass"}, {"cause", cause}});
+    const std::string told = "layer " + std::to_string(layer) + ": " + cause;
+    std::fprintf(stderr, "polarquant: warning: %s\n", told.c_str());
+    Append(log, {{"event", "bypass"}, {"layer", layer}, {"cause", told}});
   } catch (...) {
     std::fputs("polarquant: error: out of memory while reporting a bypass\n", stderr);
   }

@@ -36,7 +36,8 @@ void LogCache(const CacheFacts& facts);
 void LogAttention();  // counts; the first one is an event
 // Printed and logged once for each distinct cause. Never throws.
 void LogRefused(const std::string& cause) noexcept;
-void LogBypass(const std::string& cause) noexcept;
+// Once for each distinct cause, with the first layer it was seen at.
+void LogBypass(int layer, const std::string& cause) noexcept;
 
 // The status object of all live caches (llama_control.h) as text.
 std::string StatusText();

@@ -18,16 +18,17 @@ void NoticeForeign(const ggml_tensor* view) {
   if (root == nullptr || root->buffer == nullptr || root->buffer->size == 0) return;
   const auto name = ParseCacheName(root->name);
   if (!name || IsOwnBufferType(root->buffer->buft)) return;
-  LogBypass("layer " + std::to_string(name->layer) + ": llama.cpp keeps " + root->name + " in a " +
-            ggml_backend_buffer_name(root->buffer) +
-            " buffer; give polarquant every layer (no -nkvo, -ngl all, -dev " +
-            std::string("POLARQUANT)"));
+  LogBypass(name->layer, std::string("llama.cpp keeps the cache in a ") +
+                             ggml_backend_buffer_name(root->buffer) +
+                             " buffer; give polarquant every layer (no -nkvo, -ngl all, "
+                             "-dev POLARQUANT)");
 }
 
 void LearnFrom(const ggml_tensor* view, int64_t head_dim) {
   KvTensor* tensor = KvTensorOf(view);
-  if (tensor == nullptr || head_dim == 0) return;
+  if (tensor == nullptr) return;
   const std::lock_guard lock(tensor->cache->mutex());
+  if (!tensor->cache->refusal().empty()) return;
   try {
     tensor->cache->Learn(*tensor, head_dim);
   } catch (const Error& error) {
@@ -37,14 +38,25 @@ void LearnFrom(const ggml_tensor* view, int64_t head_dim) {
   }
 }
 
+// Somebody else's operation over our rows: it will read them decoded (buffer.h), and what it reads
+// may tell the shape of heads that nobody else will.
+void LearnFromForeign(const ggml_tensor* node) {
+  for (const ggml_tensor* source : node->src) {
+    if (source == nullptr || source->view_src == nullptr) continue;
+    const KvTensor* tensor = KvTensorOf(source);
+    if (tensor == nullptr || tensor->head_dim != 0) continue;
+    const int64_t head_dim = HeadDimOfView(source);
+    if (head_dim > 0 && tensor->row_values % head_dim == 0) LearnFrom(source, head_dim);
+  }
+}
+
 void CheckWrite(const ggml_tensor* node) {
   KvTensor* tensor = KvTensorOf(node);
   if (tensor == nullptr || node->ne[0] == tensor->row_values) return;
   const std::string cause =
-      "layer " + std::to_string(tensor->parsed.layer) +
-      ": flash attention is off, llama.cpp writes the values transposed and polarquant cannot "
-      "serve that; use -fa on (or auto)";
-  LogBypass(cause);
+      "flash attention is off: llama.cpp writes the values transposed, which polarquant cannot "
+      "serve; use -fa on (or auto)";
+  LogBypass(tensor->parsed.layer, cause);
   const std::lock_guard lock(tensor->cache->mutex());
   tensor->cache->SetRefusal(cause);
 }
@@ -80,12 +92,7 @@ bool SupportsOp(const ggml_tensor* node) {
       return true;
     case Op::kMatMul:
     case Op::kOther:
-      // Somebody else's operation over our rows: it will read them decoded.
-      for (const ggml_tensor* source : node->src) {
-        if (source != nullptr && source->view_src != nullptr && IsOwnCache(source)) {
-          LearnFrom(source, HeadDimOfView(source));
-        }
-      }
+      LearnFromForeign(node);
       return false;
   }
   return false;
