@@ -145,12 +145,15 @@ std::vector<CellStore::Impl::PageCells> CellStore::Impl::ByPage(
 
 void CellStore::Impl::DecodeCells(int64_t page, size_t head, float* rows) const {
   const PageState* state = Find(page);
-  const PageBits coded = state == nullptr ? PageBits{} : state->coded();
-  const PageBits exact = state == nullptr ? PageBits{} : state->exact;
+  if (state == nullptr) {
+    std::fill_n(rows, page_tokens * head_dim, 0.0f);
+    return;
+  }
+  const PageBits coded = state->coded();
   if (coded.Any()) format.DecodePage(Codes(page, head), coded.Last() + 1, rows);
   for (int slot = 0; slot < config.page_tokens; ++slot) {
     float* row = rows + static_cast<size_t>(slot) * head_dim;
-    if (exact.Test(slot)) {
+    if (state->exact.Test(slot)) {
       HalvesToFloats(ExactRow(CellOf(page, slot)) + head * head_dim, head_dim, row);
     } else if (!coded.Test(slot)) {
       std::fill_n(row, head_dim, 0.0f);

@@ -155,7 +155,9 @@ class StoreModel {
         by_page[index / tokens_].push_back(index);
       }
     }
-    for (const auto& [page, changed] : by_page) {
+    for (const auto& entry : by_page) {
+      const int64_t page = entry.first;
+      const std::vector<int64_t>& changed = entry.second;
       int64_t coded = 0;
       ForPage(page, [&](int64_t, const Cell& c) { coded += c.coded(); });
       if (coded == static_cast<int64_t>(changed.size())) {

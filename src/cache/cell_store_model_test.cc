@@ -62,7 +62,10 @@ struct Subject {
 
 class History {
  public:
-  History(const Shape& shape, unsigned seed) : random_(seed) {
+  History(const Shape& shape, unsigned seed)
+      : random_(seed),
+        cells_(shape.num_cells),
+        row_values_(static_cast<size_t>(shape.head_dim) * static_cast<size_t>(shape.num_kv_heads)) {
     CellStore::Config config;
     config.scheme = Scheme::Parse(shape.scheme);
     config.role = shape.role;
@@ -73,8 +76,6 @@ class History {
     config.window_tokens = shape.window;
     config.max_partial_pages = shape.max_partial;
     for (auto& subject : subjects_) subject = std::make_unique<Subject>(config);
-    cells_ = shape.num_cells;
-    row_values_ = static_cast<size_t>(shape.head_dim * shape.num_kv_heads);
   }
 
   void Step() {
@@ -214,9 +215,9 @@ class History {
 
   std::mt19937 random_;
   std::unique_ptr<Subject> subjects_[2];
-  int64_t cells_ = 0;
+  int64_t cells_;
+  size_t row_values_;
   int64_t next_ = 0;
-  size_t row_values_ = 0;
 };
 
 class CellStoreHistory : public testing::TestWithParam<Shape> {};

@@ -54,8 +54,8 @@ TEST_P(ResidentMemory, IsWhatMemorySaysWithinTenPercentAndGoneAfterClear) {
     }
   }
   const size_t before = Resident();
-  std::vector<std::unique_ptr<CellStore>> layers;
-  for (int layer = 0; layer < 16; ++layer) layers.push_back(std::make_unique<CellStore>(config));
+  std::vector<std::unique_ptr<CellStore>> layers(16);
+  for (auto& store : layers) store = std::make_unique<CellStore>(config);
   const auto write = [&](int64_t first, int64_t count) {
     std::iota(cells.begin(), cells.begin() + count, first);
     for (auto& store : layers) {

@@ -48,6 +48,11 @@ Json ParseText(std::string_view text) {
   }
 }
 
+void AddName(std::string& names, std::string_view name) {
+  if (!names.empty()) names += ", ";
+  names += name;
+}
+
 void CheckObject(const Json& object, const std::string& where,
                  std::initializer_list<const char*> allowed) {
   if (!object.is_object()) {
@@ -56,8 +61,11 @@ void CheckObject(const Json& object, const std::string& where,
   for (const auto& [key, unused] : object.items()) {
     if (std::find(allowed.begin(), allowed.end(), key) != allowed.end()) continue;
     std::string names;
-    for (const char* name : allowed) names += (names.empty() ? "" : ", ") + std::string(name);
-    ThrowFormat("unknown key \"" + key + "\" in " + where + "; allowed: " + names);
+    for (const char* name : allowed) AddName(names, name);
+    std::string message = "unknown key \"";
+    message += key;
+    message += "\" in " + where + "; allowed: " + names;
+    ThrowFormat(message);
   }
 }
 
@@ -119,7 +127,7 @@ void CheckRole(const std::string& name, const Scheme& scheme, Role role) {
   for (const CodecInfo& info : Codecs()) {
     if (!stores(info)) continue;
     if (info.name == scheme.codec) return;
-    names += (names.empty() ? "" : ", ") + std::string(info.name);
+    AddName(names, info.name);
   }
   throw Error(ErrorCode::kParameter,
               "policy: " + name + " is \"" + scheme.codec + "\", which stores no " +
@@ -135,10 +143,10 @@ const Scheme& Policy::SchemeFor(Role role, int layer, int num_layers) const {
                                            std::to_string(num_layers) + " layers with a cache");
   }
   const auto from_start = [&](int number) { return number < 0 ? num_layers + number : number; };
-  for (auto rule = layers.rbegin(); rule != layers.rend(); ++rule) {
-    if (layer < from_start(rule->first) || layer > from_start(rule->last)) continue;
-    return role == Role::kKey ? rule->key : rule->value;
-  }
+  const auto rule = std::find_if(layers.rbegin(), layers.rend(), [&](const LayerRule& each) {
+    return layer >= from_start(each.first) && layer <= from_start(each.last);
+  });
+  if (rule != layers.rend()) return role == Role::kKey ? rule->key : rule->value;
   return role == Role::kKey ? key : value;
 }
 

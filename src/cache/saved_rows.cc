@@ -24,7 +24,7 @@ constexpr uint16_t kCodedMark = 0x7e51;
 constexpr size_t kMarkBytes = 4;
 
 uint16_t LoadU16(const std::byte* bytes) {
-  uint16_t value;
+  uint16_t value = 0;
   std::memcpy(&value, bytes, sizeof value);
   return value;
 }
