@@ -40,8 +40,8 @@ struct Measured {
 };
 
 struct Runner {
-  Runner(const Model& model, const CacheSpec& spec, const Context::Options& options)
-      : context(model, spec, options) {}
+  Runner(const Models& models, const CacheSpec& spec, const Context::Options& options)
+      : context(models.For(spec), spec, options) {}
   Context context;
   double filling_seconds = 0;  // since position 0
   std::map<int, Measured> at;  // by depth
@@ -49,14 +49,16 @@ struct Runner {
 
 class Bench {
  public:
-  Bench(const BenchOptions& options, const Model& model, const std::vector<CacheSpec>& specs)
-      : options_(options), vocab_size_(model.vocab_size()), progress_("bench", Work(specs.size())) {
+  Bench(const BenchOptions& options, const Models& models, const std::vector<CacheSpec>& specs)
+      : options_(options),
+        vocab_size_(models.stock().vocab_size()),
+        progress_("bench", Work(specs.size())) {
     const int deepest = std::max(options.depths.back(), kShallowPrefill);
     const Context::Options shape{deepest + options.generated_tokens, kPieceTokens, kPieceTokens,
                                  options.num_threads};
-    CheckMemory(model, shape, static_cast<int>(specs.size()));
+    CheckMemory(models.stock(), shape, static_cast<int>(specs.size()));
     for (const CacheSpec& spec : specs) {
-      runners_.push_back(std::make_unique<Runner>(model, spec, shape));
+      runners_.push_back(std::make_unique<Runner>(models, spec, shape));
     }
   }
 
@@ -218,19 +220,19 @@ int RunBench(const GlobalOptions& global, BenchOptions& options) {
   if (std::any_of(specs.begin(), specs.end(), [](const auto& spec) { return !spec.stock; })) {
     plugin = std::make_unique<Plugin>(FindPlugin(global.plugin));
   }
-  const Model model(options.model, plugin.get());
+  const Models models(options.model, plugin.get());
   Json report;
   {
-    Bench bench(options, model, specs);
+    Bench bench(options, models, specs);
     bench.Run();
     report["model"] = options.model;
     report["threads"] = options.num_threads;
     report["generated_tokens"] = options.generated_tokens;
     report["runs"] = bench.Rows();
   }
-  const std::string heading =
-      fmt::format("{} ({}), {} threads, decode of {} tokens, median of {}\n\n", options.model,
-                  model.Describe(), options.num_threads, options.generated_tokens, options.rounds);
+  const std::string heading = fmt::format(
+      "{} ({}), {} threads, decode of {} tokens, median of {}\n\n", options.model,
+      models.stock().Describe(), options.num_threads, options.generated_tokens, options.rounds);
   Report(report, heading + PrintTable(report.at("runs")), options.json);
   return 0;
 }

@@ -79,6 +79,10 @@ std::string Model::Describe() const {
   return text.data();
 }
 
+Models::Models(const std::string& path, const Plugin* plugin) : stock_(path, nullptr) {
+  if (plugin != nullptr) ours_.emplace(path, plugin);
+}
+
 Context::Context(const Model& model, const CacheSpec& spec, const Options& options)
     : model_(model),
       spec_(spec),

@@ -39,6 +39,19 @@ class Model {
   std::unique_ptr<llama_model, decltype(&llama_model_free)> model_;
 };
 
+// The same model for both kinds of cache. llama.cpp's own get a load that knows no device at all,
+// as without us; weights that need no repacking are mapped once for both.
+class Models {
+ public:
+  Models(const std::string& path, const Plugin* plugin);
+  const Model& stock() const { return stock_; }
+  const Model& For(const CacheSpec& spec) const { return spec.stock ? stock_ : *ours_; }
+
+ private:
+  Model stock_;
+  std::optional<Model> ours_;
+};
+
 // What a cache holds now.
 struct CacheSize {
   double resident_bytes = 0;

@@ -19,6 +19,10 @@
 namespace polarquant::cli {
 namespace {
 
+// Pieces of the floor: too small for the tiled attention (64 queries and more) that whole pieces
+// get, so that it rounds differently all the way.
+constexpr int kFloorTokens = 63;
+
 struct PerplexityOptions {
   std::string model;
   std::string text;
@@ -33,8 +37,8 @@ struct PerplexityOptions {
 
 // One cache under test.
 struct Runner {
-  Runner(const Model& model, const CacheSpec& spec, const Context::Options& options)
-      : context(model, spec, options) {}
+  Runner(const Models& models, const CacheSpec& spec, const Context::Options& options)
+      : context(models.For(spec), spec, options) {}
   Context context;
   Scores scores;
   double seconds = 0;
@@ -50,27 +54,30 @@ std::string ReadText(const std::string& path) {
   return text.str();
 }
 
-// Appends a piece to one cache; scores it against the base's logits of the same piece.
-void TakePiece(Runner& runner, const Context& base, std::span<const llama_token> piece,
-               std::span<const llama_token> next, int first_scored, int num_threads) {
-  const int start = runner.context.filled_tokens();
-  runner.context.Turn([&] { runner.seconds += runner.context.Decode(piece, first_scored); });
-  runner.tokens += static_cast<int64_t>(piece.size());
-  const int begin = std::max(0, first_scored - start);
-  const int end = static_cast<int>(next.size());
-  if (begin >= end) return;
-  std::vector<std::span<const float>> base_rows;
-  std::vector<std::span<const float>> rows;
-  for (int i = begin; i < end; ++i) {
-    base_rows.push_back(base.Logits(i));
-    rows.push_back(runner.context.Logits(i));
+using Runners = std::vector<std::unique_ptr<Runner>>;
+
+// Holds every cache's logits of the last piece, from token `begin` on, against the first cache's.
+void ScorePiece(const Runners& runners, int begin, std::span<const llama_token> next,
+                int num_threads) {
+  const int count = static_cast<int>(next.size()) - begin;
+  if (count <= 0) return;
+  std::vector<std::vector<std::span<const float>>> rows(runners.size());
+  std::vector<std::vector<TokenScore>> scores(runners.size());
+  for (size_t r = 0; r < runners.size(); ++r) {
+    for (int i = 0; i < count; ++i) rows[r].push_back(runners[r]->context.Logits(begin + i));
+    scores[r].resize(rows[r].size());
   }
-  std::vector<TokenScore> scores(rows.size());
 #pragma omp parallel for num_threads(num_threads) schedule(dynamic, 8)
-  for (size_t i = 0; i < rows.size(); ++i) {
-    scores[i] = CompareLogits(base_rows[i], rows[i], next[static_cast<size_t>(begin) + i]);
+  for (int i = 0; i < count; ++i) {
+    const auto index = static_cast<size_t>(i);
+    const BaseDistribution base(rows.front()[index]);
+    for (size_t r = 0; r < rows.size(); ++r) {
+      scores[r][index] = base.Compare(rows[r][index], next[static_cast<size_t>(begin + i)]);
+    }
   }
-  for (const TokenScore& score : scores) runner.scores.Add(score);
+  for (size_t r = 0; r < runners.size(); ++r) {
+    for (const TokenScore& score : scores[r]) runners[r]->scores.Add(score);
+  }
 }
 
 Json Row(const Runner& runner) {
@@ -122,7 +129,8 @@ int RunPerplexity(const GlobalOptions& global, PerplexityOptions& options) {
 
   const std::string source =
       options.expand_weights ? ExpandWeights(options.model, options.num_threads) : options.model;
-  const Model model(source, plugin.get());
+  const Models models(source, plugin.get());
+  const Model& model = models.stock();
   const std::vector<llama_token> text = model.Tokenize(ReadText(options.text));
   const int context_tokens = options.context_tokens;
   int num_chunks = static_cast<int>(text.size()) / context_tokens;
@@ -141,14 +149,13 @@ int RunPerplexity(const GlobalOptions& global, PerplexityOptions& options) {
                          options.num_threads};
   CheckMemory(model, shape, static_cast<int>(specs.size()) + 2);
   Context::Options floor_shape = shape;
-  floor_shape.micro_batch_tokens = std::max(1, options.batch_tokens / 2);
-  std::vector<std::unique_ptr<Runner>> runners;
-  runners.push_back(std::make_unique<Runner>(model, f16, shape));
-  runners.push_back(std::make_unique<Runner>(model, f16, floor_shape));
+  floor_shape.micro_batch_tokens = std::min(kFloorTokens, std::max(1, options.batch_tokens / 2));
+  Runners runners;
+  runners.push_back(std::make_unique<Runner>(models, f16, shape));
+  runners.push_back(std::make_unique<Runner>(models, f16, floor_shape));
   for (const CacheSpec& spec : specs) {
-    runners.push_back(std::make_unique<Runner>(model, spec, shape));
+    runners.push_back(std::make_unique<Runner>(models, spec, shape));
   }
-  const Context& base = runners.front()->context;
 
   // The last three quarters are scored: token i by the logits of token i - 1.
   const int first_scored = std::max(context_tokens / 4, 1) - 1;
@@ -168,11 +175,14 @@ int RunPerplexity(const GlobalOptions& global, PerplexityOptions& options) {
       const auto piece = all.subspan(start, end - start);
       const auto next = all.subspan(start + 1, std::min(end, context_tokens - 1) - start);
       for (const auto& runner : runners) {
-        TakePiece(*runner, base, piece, next, first_scored, options.num_threads);
+        runner->context.Turn(
+            [&] { runner->seconds += runner->context.Decode(piece, first_scored); });
+        runner->tokens += static_cast<int64_t>(piece.size());
         done += static_cast<double>(piece.size());
         progress.Update(
             done, fmt::format("context {}/{}, {}", chunk + 1, num_chunks, runner->context.label()));
       }
+      ScorePiece(runners, std::max(0, first_scored - start), next, options.num_threads);
     }
     for (const auto& runner : runners) runner->filled = runner->context.size();
   }

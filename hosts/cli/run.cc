@@ -47,11 +47,12 @@ Variables CacheVariables(const CacheOptions& options) {
 }
 
 void PrintEnd(const Json& status) {
+  if (!status.is_object()) return;  // ended before the plug-in could say
   const double resident = status.value("kv_resident_bytes", 0.0);
   const double f16 = status.value("f16_bytes", 0.0);
   if (resident <= 0 || f16 <= 0) return;
-  fmt::print(stderr, "polarquant: cache {}: {} resident, {:.3f}x of 16 bit\n",
-             status.value("kv", "?"), PrintBytes(resident), resident / f16);
+  fmt::print(stderr, "polarquant: cache {}: {} resident at the end, where 16 bit takes {}\n",
+             status.value("kv", "?"), PrintBytes(resident), PrintBytes(f16));
 }
 
 int RunRun(const GlobalOptions& global, const RunOptions& options) {

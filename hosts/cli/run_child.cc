@@ -46,6 +46,32 @@ class BlockedSignals {
   sigset_t before_;
 };
 
+// The parent of a process, 0 if it is gone: the fourth field of its stat, counted from the end of
+// the name, which may itself hold blanks and brackets.
+pid_t ParentOf(pid_t process) {
+  std::ifstream file(fmt::format("/proc/{}/stat", process));
+  std::string text;
+  std::getline(file, text);
+  const size_t name_end = text.rfind(')');
+  if (name_end == text.npos || name_end + 4 > text.size()) return 0;
+  return static_cast<pid_t>(std::atoi(text.c_str() + name_end + 4));
+}
+
+// Sends a signal to every process that descends from this one: a program may be a script, or
+// start others of its kind.
+void SignalDescendants(int signal) {
+  for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+    const pid_t process = static_cast<pid_t>(std::atoi(entry.path().filename().c_str()));
+    if (process <= 0) continue;
+    for (pid_t parent = ParentOf(process); parent > 1; parent = ParentOf(parent)) {
+      if (parent == getpid()) {
+        kill(process, signal);
+        break;
+      }
+    }
+  }
+}
+
 [[noreturn]] void Become(const std::vector<std::string>& argv, const Variables& variables,
                          const sigset_t& signals, int error_pipe) {
   prctl(PR_SET_PDEATHSIG, SIGTERM);  // never outlive the watcher
@@ -121,6 +147,7 @@ ChildEnd RunChild(const std::vector<std::string>& argv, const Variables& variabl
                   StatusLog& log) {
   const sigset_t watched = WatchedSignals();
   const BlockedSignals blocked(watched);
+  prctl(PR_SET_CHILD_SUBREAPER, 1);  // orphans of the program stay our descendants
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) throw Error(ErrorCode::kHost, "the system gives no pipe");
   const pid_t child = fork();
@@ -151,12 +178,13 @@ ChildEnd RunChild(const std::vector<std::string>& argv, const Variables& variabl
     }
     log.Poll();
     if (!log.trouble().empty() && !kill_at) {
-      kill(child, SIGTERM);
+      SignalDescendants(SIGTERM);
       kill_at = Clock::now() + kGrace;
     }
-    if (kill_at && Clock::now() > *kill_at) kill(child, SIGKILL);
+    if (kill_at && Clock::now() > *kill_at) SignalDescendants(SIGKILL);
   }
   log.Poll();
+  if (!log.trouble().empty()) SignalDescendants(SIGKILL);
   if (failed) {
     throw Error(ErrorCode::kHost,
                 fmt::format("cannot start {}: {}", argv.front(), std::strerror(cause)));

@@ -79,6 +79,20 @@ TEST_P(Trouble, EndsTheProgramAndNamesTheCause) {
 
 INSTANTIATE_TEST_SUITE_P(Events, Trouble, testing::Values("refused", "bypass"));
 
+TEST(RunChild, EndsWhatTheProgramStartedToo) {
+  TemporaryFile survivor;
+  Fake fake;
+  fake.Run(R"(sh -c 'trap "" TERM; while :; do sleep 0.1; date +%N > )" + survivor.path() +
+           R"(; done' & echo '{"event":"bypass","cause":"x"}' >> $POLARQUANT_STATUS; wait)");
+  const auto read = [&] {
+    std::ifstream file(survivor.path());
+    return std::string(std::istreambuf_iterator<char>(file), {});
+  };
+  const std::string last = read();
+  std::this_thread::sleep_for(std::chrono::seconds(1));
+  EXPECT_EQ(read(), last) << "a grandchild still runs";
+}
+
 TEST(RunChild, KillsAProgramThatWillNotEnd) {
   Fake fake;
   const ChildEnd end = fake.Run(

@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <map>
 #include <memory>
+#include <optional>
 
 #include "command.h"
 #include "polarquant/attention.h"
@@ -33,6 +34,17 @@ std::vector<Scheme> AllSchemes() {
     if (info.scale_rules) schemes.push_back(Scheme::Parse(name + ":center"));
   }
   return schemes;
+}
+
+// What a page of the scheme is made of; empty, with the cause noted, if it does not take this
+// head_dim.
+std::optional<PageFormat> FormatOf(const Scheme& scheme, Role role, int head_dim, Json& refused) {
+  try {
+    return PageFormat(scheme, role, head_dim);
+  } catch (const Error& error) {
+    refused.push_back({{"name", scheme.ToString()}, {"cause", error.what()}});
+    return std::nullopt;
+  }
 }
 
 // For each scheme whether it has a fast path when `target` is forced; all false where this CPU
@@ -81,13 +93,16 @@ int RunSchemes(const SchemesOptions& options) {
   report["head_dim"] = options.head_dim;
   report["active_target"] = ActiveTarget();
   report["schemes"] = Json::array();
+  Json refused = Json::array();
   Table table({"scheme", "roles", "bits/value", "record", "header", "page", "fast on", "summary"});
   for (size_t i = 0; i < schemes.size(); ++i) {
     const CodecInfo& info = infos.at(schemes[i].codec);
     std::vector<std::string> roles;
     if (info.keys) roles.emplace_back("keys");
     if (info.values) roles.emplace_back("values");
-    const PageFormat format(schemes[i], info.keys ? Role::kKey : Role::kValue, options.head_dim);
+    const auto format =
+        FormatOf(schemes[i], info.keys ? Role::kKey : Role::kValue, options.head_dim, refused);
+    if (!format) continue;
     std::vector<std::string> targets;
     for (const auto& [target, answers] : fast) {
       if (answers[i]) targets.push_back(target);
@@ -95,26 +110,28 @@ int RunSchemes(const SchemesOptions& options) {
     Json row;
     row["name"] = schemes[i].ToString();
     row["roles"] = roles;
-    row["record_bytes"] = format.record_bytes();
-    row["header_bytes"] = format.header_bytes();
-    row["page_tokens"] = format.page_tokens();
-    row["bits_per_value"] = format.bits_per_value();
+    row["record_bytes"] = format->record_bytes();
+    row["header_bytes"] = format->header_bytes();
+    row["page_tokens"] = format->page_tokens();
+    row["bits_per_value"] = format->bits_per_value();
     row["fast_targets"] = targets;
     row["summary"] = info.summary;
     row["source"] = info.source;
     report["schemes"].push_back(row);
     table.Add({schemes[i].ToString(), fmt::format("{}", fmt::join(roles, "+")),
-               fmt::format("{:.4f}", format.bits_per_value()),
-               fmt::format("{}", format.record_bytes()), fmt::format("{}", format.header_bytes()),
-               fmt::format("{}", format.page_tokens()),
+               fmt::format("{:.4f}", format->bits_per_value()),
+               fmt::format("{}", format->record_bytes()), fmt::format("{}", format->header_bytes()),
+               fmt::format("{}", format->page_tokens()),
                targets.empty() ? "-" : fmt::format("{}", fmt::join(targets, ",")),
                std::string(info.summary)});
   }
   const std::string heading = fmt::format(
       "head_dim {}; record: bytes of one row, header: bytes of one page; kernels here: {}\n\n",
       options.head_dim, ActiveTarget());
-  const std::string tail =
-      "\nAny scheme also takes :scale=norm, :scale=unbiased (turbo) or :rotate=none.\n";
+  report["refused"] = refused;
+  std::string tail = "\n";
+  for (const Json& row : refused) tail += row.at("cause").get<std::string>() + "\n";
+  tail += "Any scheme also takes :scale=norm, :scale=unbiased (turbo) or :rotate=none.\n";
   Report(report, heading + table.Print() + tail, options.json);
   return 0;
 }

@@ -8,36 +8,41 @@
 namespace polarquant::cli {
 namespace {
 
-struct Normaliser {
-  double log_sum;  // log of the sum of exponentials
-  size_t top;      // the first of the largest logits
-};
-
-Normaliser Normalise(std::span<const float> logits) {
-  const auto top = std::max_element(logits.begin(), logits.end());
-  const double largest = *top;
-  double sum = 0;
-  for (const float logit : logits) sum += std::exp(logit - largest);
-  return {largest + std::log(sum), static_cast<size_t>(top - logits.begin())};
+size_t TopOf(std::span<const float> logits) {
+  return static_cast<size_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
 }
 
 }  // namespace
 
-TokenScore CompareLogits(std::span<const float> base, std::span<const float> other, int32_t next) {
-  const Normaliser base_norm = Normalise(base);
-  const Normaliser other_norm = Normalise(other);
+BaseDistribution::BaseDistribution(std::span<const float> logits)
+    : logits_(logits), probabilities_(logits.size()), top_(TopOf(logits)) {
+  const double largest = logits[top_];
+  double sum = 0;
+  for (size_t i = 0; i < logits.size(); ++i) {
+    probabilities_[i] = std::exp(logits[i] - largest);
+    sum += probabilities_[i];
+  }
+  for (double& probability : probabilities_) probability /= sum;
+  log_sum_ = largest + std::log(sum);
+}
+
+TokenScore BaseDistribution::Compare(std::span<const float> logits, int32_t next) const {
+  const size_t top = TopOf(logits);
+  const double largest = logits[top];
+  double sum = 0;
+  for (const float logit : logits) sum += std::exp(logit - largest);
+  const double log_sum = largest + std::log(sum);
   // sum p (log p - log q) = sum p (b - o) - (log_sum_b - log_sum_o); subtracting the mean shift
   // inside the sum keeps its terms as small as the divergence itself.
-  const double shift = base_norm.log_sum - other_norm.log_sum;
+  const double shift = log_sum_ - log_sum;
   double divergence = 0;
-  for (size_t i = 0; i < base.size(); ++i) {
-    const double difference = static_cast<double>(base[i]) - other[i] - shift;
-    if (difference != 0) divergence += std::exp(base[i] - base_norm.log_sum) * difference;
+  for (size_t i = 0; i < logits.size(); ++i) {
+    divergence += probabilities_[i] * (static_cast<double>(logits_[i]) - logits[i] - shift);
   }
   TokenScore score;
   score.divergence = std::max(divergence, 0.0);
-  score.log_likelihood = other[static_cast<size_t>(next)] - other_norm.log_sum;
-  score.same_top = base_norm.top == other_norm.top;
+  score.log_likelihood = logits[static_cast<size_t>(next)] - log_sum;
+  score.same_top = top_ == top;
   return score;
 }
 

@@ -9,14 +9,27 @@
 
 namespace polarquant::cli {
 
-// What one position tells about a cache: logits of the 16-bit cache (`base`) against logits of the
-// cache looked at, both [num_vocab], and the token that really came next.
+// What one position tells about a cache.
 struct TokenScore {
   double divergence = 0;      // KL(base || other), nats
   double log_likelihood = 0;  // of the next token under `other`
   bool same_top = false;      // both rank the same token first
 };
-TokenScore CompareLogits(std::span<const float> base, std::span<const float> other, int32_t next);
+
+// The next-token distribution of the 16-bit cache at one position, against which the logits of
+// other caches are held: one exponential a token for each of them.
+class BaseDistribution {
+ public:
+  explicit BaseDistribution(std::span<const float> logits);  // [num_vocab], kept by the caller
+  // `logits` [num_vocab] of another cache, and the token that really came next.
+  TokenScore Compare(std::span<const float> logits, int32_t next) const;
+
+ private:
+  std::span<const float> logits_;
+  std::vector<double> probabilities_;
+  double log_sum_;
+  size_t top_;
+};
 
 // Collects token scores of one cache.
 class Scores {

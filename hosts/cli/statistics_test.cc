@@ -27,7 +27,7 @@ std::vector<double> Softmax(const std::vector<float>& logits) {
   return probabilities;
 }
 
-TEST(CompareLogits, AgreesWithTheDefinitionOnRandomLogits) {
+TEST(BaseDistribution, AgreesWithTheDefinitionOnRandomLogits) {
   for (unsigned seed = 0; seed < 20; ++seed) {
     const auto base = RandomLogits(seed, 300);
     const auto other = RandomLogits(seed + 1000, 300);
@@ -35,38 +35,41 @@ TEST(CompareLogits, AgreesWithTheDefinitionOnRandomLogits) {
     const auto q = Softmax(other);
     double expected = 0;
     for (size_t i = 0; i < p.size(); ++i) expected += p[i] * std::log(p[i] / q[i]);
-    const TokenScore score = CompareLogits(base, other, 7);
+    const TokenScore score = BaseDistribution(base).Compare(other, 7);
     EXPECT_NEAR(score.divergence, expected, 1e-9 * expected) << "seed " << seed;
     EXPECT_NEAR(score.log_likelihood, std::log(q[7]), 1e-9) << "seed " << seed;
   }
 }
 
-TEST(CompareLogits, IsZeroForEqualLogitsAndForShiftedOnes) {
+TEST(BaseDistribution, IsZeroForEqualLogitsAndForShiftedOnes) {
   const auto base = RandomLogits(1, 1000);
-  EXPECT_EQ(CompareLogits(base, base, 0).divergence, 0);
+  EXPECT_EQ(BaseDistribution(base).Compare(base, 0).divergence, 0);
   auto shifted = base;
   for (float& logit : shifted) logit += 64;
-  EXPECT_LT(CompareLogits(base, shifted, 0).divergence, 1e-9);
-  EXPECT_TRUE(CompareLogits(base, shifted, 0).same_top);
+  EXPECT_LT(BaseDistribution(base).Compare(shifted, 0).divergence, 1e-9);
+  EXPECT_TRUE(BaseDistribution(base).Compare(shifted, 0).same_top);
 }
 
-TEST(CompareLogits, ResolvesDivergencesFarBelowFloatPrecision) {
+TEST(BaseDistribution, ResolvesDivergencesFarBelowFloatPrecision) {
   // Two tokens, p = 1/2 each; a difference d of one logit gives KL = d^2 / 8 to second order.
   const std::vector<float> base = {0, 0};
   const std::vector<float> other = {0x1p-12f, 0};
-  EXPECT_NEAR(CompareLogits(base, other, 0).divergence, 0x1p-27, 0x1p-38);
+  EXPECT_NEAR(BaseDistribution(base).Compare(other, 0).divergence, 0x1p-27, 0x1p-38);
 }
 
-TEST(CompareLogits, SurvivesLogitsThatHideTokens) {
+TEST(BaseDistribution, SurvivesLogitsThatHideTokens) {
   const std::vector<float> base = {0, -1e30f, 5};
   const std::vector<float> other = {1, -2e30f, 4};
-  const TokenScore score = CompareLogits(base, other, 2);
+  const TokenScore score = BaseDistribution(base).Compare(other, 2);
   EXPECT_TRUE(std::isfinite(score.divergence));
   EXPECT_GT(score.divergence, 0);
 }
 
-TEST(CompareLogits, SeesWhenTheFirstTokenDiffers) {
-  EXPECT_FALSE(CompareLogits(std::vector<float>{1, 2}, std::vector<float>{2, 1}, 0).same_top);
+TEST(BaseDistribution, SeesWhenTheFirstTokenDiffers) {
+  const std::vector<float> base = {1, 2};
+  const std::vector<float> other = {2, 1};
+  EXPECT_FALSE(BaseDistribution(base).Compare(other, 0).same_top);
+  EXPECT_TRUE(BaseDistribution(base).Compare(base, 0).same_top);
 }
 
 TEST(Scores, GivePerplexityMeanErrorAndShares) {
