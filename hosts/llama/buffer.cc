@@ -219,18 +219,18 @@ bool IsOwnBufferType(ggml_backend_buffer_type_t type) {
 }
 
 bool IsOwnCache(const ggml_tensor* tensor) {
+  if (KvTensorOf(tensor) != nullptr) return true;
   const ggml_tensor* root = RootOf(tensor);
-  return root != nullptr && root->buffer != nullptr && IsOwnBufferType(root->buffer->buft) &&
+  return root != nullptr && root->buffer != nullptr && root->buffer->buft == HostBufferType() &&
          ParseCacheName(root->name).has_value();
 }
 
 KvTensor* KvTensorOf(const ggml_tensor* tensor) {
   const ggml_tensor* root = RootOf(tensor);
-  if (root == nullptr || root->buffer == nullptr || root->buffer->buft != CacheBufferType() ||
-      !ParseCacheName(root->name)) {
+  if (root == nullptr || root->buffer == nullptr || root->buffer->buft != CacheBufferType()) {
     return nullptr;
   }
-  return static_cast<KvTensor*>(root->extra);
+  return static_cast<KvTensor*>(root->extra);  // only InitTensor sets it
 }
 
 }  // namespace polarquant::llama

@@ -63,9 +63,8 @@ void LoadRow(KvTensor& tensor, int64_t stream, int64_t cell, std::span<const std
     tensor.cache->Store(tensor, stream).LoadRow(cell, row.data());
     tensor.cache->AfterLoad(tensor, stream, cell);
   } catch (const Error& error) {
-    const std::string cause = tensor.name + ": the state cannot be loaded: " + error.what() +
-                              "; clear the cache and "
-                              "evaluate the prompt again";
+    const std::string cause = std::string("the saved state cannot be loaded: ") + error.what() +
+                              "; clear the cache and evaluate the prompt again";
     tensor.cache->SetDamage(cause);
     throw Error(error.code(), cause);
   }
@@ -78,7 +77,7 @@ void SaveBytes(KvTensor& tensor, size_t offset, std::span<std::byte> out) {
     try {
       store.SaveRow(cell, row);
     } catch (const Error& error) {
-      LogRefused(tensor.name + ": the state cannot be saved: " + error.what());
+      LogRefused(std::string("the state cannot be saved: ") + error.what());
       std::memset(row, static_cast<int>(kUnsaved), tensor.row_bytes);
     }
   });
