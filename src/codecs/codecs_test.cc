@@ -298,9 +298,9 @@ TEST(Pack, RoundTripsAtEveryWidthAndLength) {
       // Bit j of the stream is bit j % 8 of byte j / 8, and code i starts at bit i * bits.
       for (int i = 0; i < count; ++i) {
         for (int b = 0; b < bits; ++b) {
-          const size_t position = static_cast<size_t>(i * bits + b);
-          const int bit = std::to_integer<int>(packed[position / 8]) >> (position % 8) & 1;
-          ASSERT_EQ(bit, codes[static_cast<size_t>(i)] >> b & 1);
+          const int position = i * bits + b;
+          const int bit = std::to_integer<int>(packed.data()[position / 8]) >> (position % 8) & 1;
+          ASSERT_EQ(bit, codes.data()[i] >> b & 1);
         }
       }
       std::vector<uint8_t> unpacked(codes.size());

@@ -87,7 +87,7 @@ struct Q4_0 {
 };
 
 template <typename Block>
-constexpr int kBlockBytes = 2 + kBlock* Block::kBits / 8;
+constexpr size_t kBlockBytes = 2 + (kBlock * Block::kBits) / 8;
 
 template <typename Block>
 size_t RecordBytes(int head_dim) {
@@ -97,7 +97,7 @@ size_t RecordBytes(int head_dim) {
                     ": its blocks need a multiple of 32; choose a turbo codec, which takes " +
                     "multiples of 16");
   }
-  return static_cast<size_t>(head_dim / kBlock * kBlockBytes<Block>);
+  return static_cast<size_t>(head_dim / kBlock) * kBlockBytes<Block>;
 }
 
 template <typename Block>
@@ -110,7 +110,7 @@ void Encode(const float* row, int head_dim, ScaleRule, std::byte* record) {
 template <typename Block>
 void Decode(const std::byte* record, int head_dim, float* row) {
   for (int i = 0; i < head_dim; i += kBlock, record += kBlockBytes<Block>) {
-    uint16_t half;
+    uint16_t half = 0;
     std::memcpy(&half, record, sizeof half);
     Block::Decode(record, HalfToFloat(half), row + i);
   }

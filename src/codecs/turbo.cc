@@ -63,7 +63,7 @@ size_t RecordBytes(int head_dim) {
 
 template <int kBits>
 void Encode(const float* row, int head_dim, ScaleRule rule, std::byte* record) {
-  uint8_t codes[kMaxHeadDim];
+  uint8_t codes[kMaxHeadDim] = {};
   std::byte* scales = record;
   for (const RotationBlock& block : RotationBlocks(head_dim)) {
     const uint16_t scale = EncodeTurboBlock(BookOf<kBits>().view, row + block.offset, block.size,
@@ -81,7 +81,7 @@ void Decode(const std::byte* record, int head_dim, float* row) {
   UnpackCodes(record + ScaleBytes(head_dim), head_dim, kBits, codes);
   const std::byte* scales = record;
   for (const RotationBlock& block : RotationBlocks(head_dim)) {
-    uint16_t scale;
+    uint16_t scale = 0;
     std::memcpy(&scale, scales, sizeof scale);
     scales += sizeof scale;
     const float step = HalfToFloat(scale) * book.unit;

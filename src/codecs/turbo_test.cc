@@ -205,8 +205,8 @@ TEST(Turbo, FindsNearlyTheBestStepThereIs) {
         };
         const double rms = std::sqrt(Energy(row) / head_dim);
         double best = 1.0;
-        for (double scale = 0.6; scale < 1.5; scale += 0.01) {
-          best = std::min(best, error_of(NearestCodes(row, scale * rms, centroids)));
+        for (int percent = 60; percent < 150; ++percent) {
+          best = std::min(best, error_of(NearestCodes(row, 0.01 * percent * rms, centroids)));
         }
         best_sum += best;
         alone += error_of(CodesOfDeviation(bits, row));
@@ -226,7 +226,7 @@ TEST(Turbo, OrdersTheScaleRulesOnEveryRow) {
       RowSource rows(head_dim, 400 + static_cast<uint64_t>(bits));
       for (int r = 0; r < 500; ++r) {
         const std::vector<float> row = rows.Next();
-        double error[3];
+        double error[3] = {};
         for (const ScaleRule rule : {ScaleRule::kMse, ScaleRule::kNorm, ScaleRule::kUnbiased}) {
           error[static_cast<int>(rule)] =
               SquaredError(row, RoundTrip(Turbo(bits), row, rule).decoded) / Energy(row);
@@ -275,10 +275,8 @@ TEST(Turbo, KeepsExpectedInnerProductsWithTheUnbiasedRule) {
 TEST(Turbo, PicksTheNearestCentroid) {
   for (int bits = 1; bits <= 8; ++bits) {
     const TurboBook& book = TurboBookOf(bits);
-    std::vector<double> centroids;
-    for (int k = 0; k < 1 << bits; ++k) {
-      centroids.push_back(static_cast<double>(book.centroids[k]) * static_cast<double>(book.unit));
-    }
+    std::vector<double> centroids(book.centroids, book.centroids + (1 << bits));
+    for (double& centroid : centroids) centroid *= static_cast<double>(book.unit);
     RowSource rows(128, 700 + static_cast<uint64_t>(bits));
     int differences = 0;
     for (int r = 0; r < 20; ++r) {

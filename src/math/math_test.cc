@@ -137,10 +137,10 @@ TEST(Rotation, EqualsItsDefinitionSummedPlainly) {
             const float* paley = PaleyMatrix(block.order, Transposed::kNo);
             sign *= static_cast<double>(paley[out / width * block.order + in / width]);
           }
-          const size_t channel = static_cast<size_t>(block.offset + in);
-          sum += sign * static_cast<double>(plan.factors[channel]) * x[channel];
+          const int channel = block.offset + in;
+          sum += sign * static_cast<double>(plan.factors[channel]) * x.data()[channel];
         }
-        EXPECT_NEAR(y[static_cast<size_t>(block.offset + out)], sum, 1e-5) << d << " " << out;
+        EXPECT_NEAR(y.data()[block.offset + out], sum, 1e-5) << d << " " << out;
       }
     }
   }
@@ -341,7 +341,7 @@ TEST(PageMean, IsWithinHalfAStepOfTheExactMean) {
     for (const float value : mean) largest = std::max(largest, std::abs(value));
     for (int i = 0; i < d; ++i) {
       double exact = 0.0;
-      for (int r = 0; r < count; ++r) exact += rows[static_cast<size_t>(r * d + i)];
+      for (int r = 0; r < count; ++r) exact += rows.data()[r * d + i];
       const size_t channel = static_cast<size_t>(i);
       EXPECT_NEAR(mean[channel], exact / count, 1e-6);
       EXPECT_NEAR(stored[channel], mean[channel], largest / 127.0f * 0.56f);
@@ -355,7 +355,7 @@ TEST(PageMean, LeavesOutMarkedRows) {
   uint64_t outside[2] = {};
   for (const int r : {0, 3, 63, 64, 69}) {
     outside[r / 64] |= uint64_t{1} << (r % 64);
-    for (int i = 0; i < d; ++i) rows[static_cast<size_t>(r * d + i)] = 1e4f;
+    for (int i = 0; i < d; ++i) rows.data()[r * d + i] = 1e4f;
   }
   float mean[16];
   MeanOfRows(rows.data(), count, d, outside, mean);

@@ -51,7 +51,7 @@ inline void StoreMean(const float* mean, int head_dim, std::byte* header) {
 }
 
 inline void LoadMean(const std::byte* header, int head_dim, float* mean) {
-  uint16_t half;
+  uint16_t half = 0;
   std::memcpy(&half, header + head_dim, sizeof half);
   const float scale = HalfToFloat(half);
   for (int i = 0; i < head_dim; ++i) {

@@ -8,19 +8,49 @@
 // the linker with that of another.
 #pragma once
 
+#include <cstring>
+#include <utility>
+
 #include "math/rotation.h"
+#include "math/vector-inl.h"
 
 namespace polarquant {
 namespace {
 
-// Unnormalised Walsh-Hadamard transform of `size` (a power of two) floats, natural order.
-inline void HadamardInPlace(float* x, int size) {
-  for (int stride = 1; stride < size; stride *= 2) {
+// Within one vector: lane i becomes lane i + lane i^kStride, or their difference where i has the
+// bit kStride (the other one minus itself).
+template <int kStride, int... kLane>
+inline void ButterflyInVector(FloatVector* v, std::integer_sequence<int, kLane...>) {
+  const FloatVector other = __builtin_shufflevector(*v, *v, (kLane ^ kStride)...);
+  const FloatVector sign = {((kLane & kStride) != 0 ? -1.0f : 1.0f)...};
+  *v = other + *v * sign;
+}
+
+// Unnormalised Walsh-Hadamard transforms, natural order, of all size / width pieces of x. `width`
+// is a power of two from 4, `size` a multiple of 16 and of width.
+inline void HadamardPieces(float* x, int size, int width) {
+  constexpr std::make_integer_sequence<int, kVectorFloats> kLanes;
+  for (int i = 0; i < size; i += kVectorFloats) {
+    FloatVector v;
+    LoadVector(x + i, &v);
+    ButterflyInVector<1>(&v, kLanes);
+    ButterflyInVector<2>(&v, kLanes);
+    if constexpr (kVectorFloats > 4) {
+      if (width > 4) ButterflyInVector<4>(&v, kLanes);
+    }
+    if constexpr (kVectorFloats > 8) {
+      if (width > 8) ButterflyInVector<8>(&v, kLanes);
+    }
+    StoreVector(v, x + i);
+  }
+  for (int stride = kVectorFloats; stride < width; stride *= 2) {
     for (int base = 0; base < size; base += 2 * stride) {
-      for (int i = base; i < base + stride; ++i) {
-        const float a = x[i], b = x[i + stride];
-        x[i] = a + b;
-        x[i + stride] = a - b;
+      for (int i = base; i < base + stride; i += kVectorFloats) {
+        FloatVector a, b;
+        LoadVector(x + i, &a);
+        LoadVector(x + i + stride, &b);
+        StoreVector(a + b, x + i);
+        StoreVector(a - b, x + i + stride);
       }
     }
   }
@@ -28,14 +58,19 @@ inline void HadamardInPlace(float* x, int size) {
 
 // x := (P (x) I) x for a Paley matrix P [order][order] of signs; x is [order][width].
 inline void PaleyInPlace(float* x, int order, int width, const float* signs) {
+  constexpr int kQuad = 4;  // every width is a multiple
   float in[kMaxRotationBlock];
-  for (int i = 0; i < order * width; ++i) in[i] = x[i];
+  std::memcpy(in, x, static_cast<size_t>(order) * static_cast<size_t>(width) * sizeof(float));
   for (int row = 0; row < order; ++row) {
-    float* out = x + row * width;
-    for (int c = 0; c < width; ++c) out[c] = signs[row * order] * in[c];
-    for (int column = 1; column < order; ++column) {
-      const float sign = signs[row * order + column];
-      for (int c = 0; c < width; ++c) out[c] += sign * in[column * width + c];
+    for (int c = 0; c < width; c += kQuad) {
+      FloatQuad sum, term;
+      LoadVector(in + c, &sum);
+      sum *= signs[row * order];
+      for (int column = 1; column < order; ++column) {
+        LoadVector(in + column * width + c, &term);
+        sum += term * signs[row * order + column];
+      }
+      StoreVector(sum, x + row * width + c);
     }
   }
 }
@@ -45,7 +80,7 @@ inline void RotateRow(const RotationPlan& plan, float* row) {
   for (const RotationBlock& block : plan.blocks) {
     float* x = row + block.offset;
     const int width = block.size / block.order;
-    for (int a = 0; a < block.order; ++a) HadamardInPlace(x + a * width, width);
+    HadamardPieces(x, block.size, width);
     if (block.order == 1) continue;
     PaleyInPlace(x, block.order, width, PaleyMatrix(block.order, Transposed::kNo));
   }
@@ -58,7 +93,7 @@ inline void UnrotateRow(const RotationPlan& plan, float* row) {
     if (block.order > 1) {
       PaleyInPlace(x, block.order, width, PaleyMatrix(block.order, Transposed::kYes));
     }
-    for (int a = 0; a < block.order; ++a) HadamardInPlace(x + a * width, width);
+    HadamardPieces(x, block.size, width);
   }
   for (int i = 0; i < plan.head_dim; ++i) row[i] *= plan.factors[i];
 }

@@ -57,9 +57,8 @@ struct Plans {
       }
       for (const RotationBlock& block : blocks[p]) {
         const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(block.size)));
-        for (int i = 0; i < block.size; ++i) {
-          factors[p][static_cast<size_t>(block.offset + i)] *= scale;
-        }
+        float* factor = factors[p].data() + block.offset;
+        for (int i = 0; i < block.size; ++i) factor[i] *= scale;
       }
       plans[p] = {head_dim, blocks[p], factors[p].data()};
     }
@@ -81,8 +80,8 @@ struct Paley {
         const bool positive =
             row == column || row == 0 || (column != 0 && square[static_cast<size_t>(difference)]);
         const float sign = positive ? 1.0f : -1.0f;
-        plain[static_cast<size_t>(row * order + column)] = sign;
-        transposed[static_cast<size_t>(column * order + row)] = sign;
+        plain.data()[row * order + column] = sign;
+        transposed.data()[column * order + row] = sign;
       }
     }
   }

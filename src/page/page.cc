@@ -24,18 +24,25 @@ namespace {
 constexpr size_t kPageAlignment = 64;           // of pages and their sizes: a vector, a cache line
 constexpr size_t kMaxTileRecord = kMaxHeadDim;  // at most 4 bits a value and a scale per 16
 
-void CheckScheme(const Scheme& scheme) {
+size_t RoundedUp(size_t bytes) {
+  return (bytes + kPageAlignment - 1) / kPageAlignment * kPageAlignment;
+}
+
+const Scheme& Checked(const Scheme& scheme) {
   const std::string text = scheme.ToString();
-  if (Scheme::Parse(text) == scheme) return;
+  if (Scheme::Parse(text) == scheme) return scheme;
   throw Error(ErrorCode::kUnsupported,
               "codec " + scheme.codec +
                   " cannot be centred, scaled or rotated as asked; nearest is " + text);
 }
 
-void CheckPageTokens(int page_tokens) {
-  if (page_tokens == 64 || page_tokens == 128 || page_tokens == 256) return;
-  throw Error(ErrorCode::kUnsupported, "page_tokens " + std::to_string(page_tokens) +
-                                           " is not supported: choose 64, 128 or 256");
+size_t CheckedRecordBytes(const Codec& codec, int head_dim, int page_tokens) {
+  CheckHeadDim(head_dim);
+  if (page_tokens != 64 && page_tokens != 128 && page_tokens != 256) {
+    throw Error(ErrorCode::kUnsupported, "page_tokens " + std::to_string(page_tokens) +
+                                             " is not supported: choose 64, 128 or 256");
+  }
+  return codec.record_bytes(head_dim);
 }
 
 }  // namespace
@@ -46,30 +53,25 @@ struct PageFormat::Impl {
   int head_dim, page_tokens;
   const Codec& codec;
   const Kernels& kernels;
-  size_t record_bytes, codes_bytes, header_offset, header_bytes, page_bytes;
+  size_t record_bytes;
   int num_scales;  // of a tile codec's record
+  size_t codes_bytes, header_offset, header_bytes, page_bytes;
 
   Impl(const Scheme& s, Role r, int d, int tokens)
-      : scheme(s),
+      : scheme(Checked(s)),
         role(r),
         head_dim(d),
         page_tokens(tokens),
         codec(FindCodec(s.codec)),
-        kernels(ActiveKernels()) {
-    CheckScheme(scheme);
-    CheckHeadDim(head_dim);
-    CheckPageTokens(page_tokens);
-    const size_t rows = static_cast<size_t>(page_tokens);
-    record_bytes = codec.record_bytes(head_dim);
-    num_scales = tiled() ? codec.scales_per_row(head_dim) : 0;
-    const size_t scale_bytes = static_cast<size_t>(num_scales) * sizeof(uint16_t);
-    codes_bytes = rows * (record_bytes - scale_bytes);
-    header_offset = rows * record_bytes;
-    header_bytes = centred() ? MeanBytes(head_dim) : 0;
-    const size_t used = header_offset + header_bytes;
-    page_bytes = (used + kPageAlignment - 1) / kPageAlignment * kPageAlignment;
-  }
+        kernels(ActiveKernels()),
+        record_bytes(CheckedRecordBytes(codec, d, tokens)),
+        num_scales(tiled() ? codec.scales_per_row(d) : 0),
+        codes_bytes(num_rows() * (record_bytes - num_scales * sizeof(uint16_t))),
+        header_offset(num_rows() * record_bytes),
+        header_bytes(centred() ? MeanBytes(d) : 0),
+        page_bytes(RoundedUp(header_offset + header_bytes)) {}
 
+  size_t num_rows() const { return static_cast<size_t>(page_tokens); }
   bool tiled() const { return codec.layout == PageLayout::kTiles; }
   bool centred() const { return scheme.normalisation == Normalisation::kCenter; }
   int bits() const { return codec.info.code_bits; }

@@ -352,9 +352,9 @@ TEST(EveryScheme, SurvivesUglyInput) {
     std::mt19937 generator(8);
     for (int trial = 0; trial < 4; ++trial) {
       std::vector<float> rows = GaussianRows(count, head_dim, 9);
-      for (size_t i = 0; i < rows.size(); ++i) {
+      for (float& value : rows) {
         const bool replace = trial == 3 || generator() % (trial == 2 ? 2 : 50) == 0;
-        if (replace) rows[i] = trial == 3 ? kNan : ugly[generator() % std::size(ugly)];
+        if (replace) value = trial == 3 ? kNan : ugly[generator() % std::size(ugly)];
       }
       for (const float value : RoundTrip(format, rows)) {
         ASSERT_TRUE(std::isfinite(value));
