@@ -347,6 +347,21 @@ TEST(Attention, ExactSinksAndRewrittenCellsWinOverCodes) {
   }
 }
 
+TEST(Attention, NotANumberInAQueryReachesItsOutputAndNoOther) {
+  for (const char* scheme : {"turbo4", "turbo4:center", "q8_0", "f16"}) {
+    for (const float bad : {std::numeric_limits<float>::quiet_NaN(), kInf}) {
+      Fixture f({.key = scheme, .value = scheme, .queries = 2});
+      f.queries[64 + 7] = bad;  // of the second head of the first query
+      for (const int threads : {0, 1, 3}) {
+        const auto result = f.Run(threads);
+        for (size_t i = 0; i < result.output.size(); ++i) {
+          ASSERT_EQ(std::isnan(result.output[i]), i / 64 == 1) << scheme << " " << i;
+        }
+      }
+    }
+  }
+}
+
 TEST(Attention, StridesOfQueriesAndOutputsAreTheCallers) {
   Fixture f({.queries = 3});
   const auto expected = f.Run(2);

@@ -50,12 +50,12 @@ void WriteRow(const Setup& setup, const QueryOfRow& at, float max, float sum, co
     sum = sum * factor + Decay(sink, top);
     max = top;
   }
-  factor = sum > 0.0f ? factor / sum : 0.0f;
+  factor = sum == 0.0f ? 0.0f : factor / sum;  // a NaN stays one
   float* out = call.output + at.head * call.output_head_stride + at.query * call.output_stride;
   for (int i = 0; i < setup.values.head_dim; ++i) out[i] = acc[i] * factor;
   if (call.lse != nullptr) {
     call.lse[static_cast<int64_t>(at.query) * call.num_q_heads + at.head] =
-        sum > 0.0f ? max + std::log(sum) : kHidden;
+        sum == 0.0f ? kHidden : max + std::log(sum);
   }
 }
 
@@ -99,6 +99,10 @@ void HeadBlock::Start(const Setup& setup, int kv_head, const QueryBlock& block) 
     const float* query = setup.call.queries + at.head * setup.call.query_head_stride +
                          at.query * setup.call.query_stride;
     std::copy_n(query, dim_k, queries_ + r * dim_k);
+    float poison = 0.0f;  // a NaN or an infinity in the query must reach the output
+    for (int64_t i = 0; i < dim_k; ++i) poison += query[i] * 0.0f;
+    max_[r] = kHidden;
+    sum_[r] = poison;
   }
   if (keys.rotated) {
     std::copy_n(queries_, rows * dim_k, queries_rot_);
@@ -107,8 +111,6 @@ void HeadBlock::Start(const Setup& setup, int kv_head, const QueryBlock& block) 
   if (keys.tiles != nullptr) {
     keys.tiles->prepare(*keys.codec, queries_rot_, dim_k, rows_, keys.head_dim, prepared_);
   }
-  std::fill_n(max_, rows, kHidden);
-  std::fill_n(sum_, rows, 0.0f);
   std::fill_n(plain_, rows * dim_v, 0.0f);
   if (values.rotated) std::fill_n(rotated_, rows * dim_v, 0.0f);
 }

@@ -107,11 +107,11 @@ void AttendReference(const AttentionCall& call) {
       }
       float* out = call.output + h * call.output_head_stride + n * call.output_stride;
       for (int i = 0; i < dim_v; ++i) {
-        out[i] = sum > 0.0 ? static_cast<float>(acc[static_cast<size_t>(i)] / sum) : 0.0f;
+        out[i] = sum == 0.0 ? 0.0f : static_cast<float>(acc[static_cast<size_t>(i)] / sum);
       }
       if (call.lse != nullptr) {
         call.lse[static_cast<int64_t>(n) * call.num_q_heads + h] =
-            static_cast<float>(sum > 0.0 ? max + std::log(sum) : kHidden);
+            static_cast<float>(sum == 0.0 ? kHidden : max + std::log(sum));
       }
     }
   }

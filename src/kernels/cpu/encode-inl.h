@@ -1,26 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stages 2 to 4, rotate, quantise, pack: whole rows and tiles, bit-identical to the codec's own
-// encoder on every target (see math/rotation-inl.h and codecs/turbo-inl.h for the order kept).
+// Stages 3/7 and 4/7, quantise and pack: whole tiles, bit-identical to the codec's own encoder on
+// every target (codecs/turbo-inl.h has the order kept).
 #pragma once
 
 #include "codecs/codec.h"
 #include "codecs/turbo-inl.h"
 #include "format/tile_layout.h"
 #include "kernels/kernels.h"
-#include "math/rotation-inl.h"
+#include "math/rotation.h"
 
 namespace polarquant {
 namespace {
-
-void RotateRows(float* rows, int64_t row_stride, int count, int head_dim) {
-  const RotationPlan& plan = RotationPlanOf(head_dim);
-  for (int r = 0; r < count; ++r) RotateRow(plan, rows + r * row_stride);
-}
-
-void UnrotateRows(float* rows, int64_t row_stride, int count, int head_dim) {
-  const RotationPlan& plan = RotationPlanOf(head_dim);
-  for (int r = 0; r < count; ++r) UnrotateRow(plan, rows + r * row_stride);
-}
 
 // Sixteen lanes of four depth steps, a code a byte.
 struct Field {

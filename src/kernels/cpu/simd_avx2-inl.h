@@ -59,6 +59,19 @@ struct Simd {
   static F CopySign(F magnitude, F sign) {
     return _mm256_or_ps(magnitude, _mm256_and_ps(_mm256_set1_ps(-0.0f), sign));
   }
+  // Lanes i and i ^ stride change places; stride < kWidth.
+  template <int kStride>
+  static F SwapLanes(F a) {
+    if constexpr (kStride == 1) return _mm256_permute_ps(a, 0xB1);
+    if constexpr (kStride == 2) return _mm256_permute_ps(a, 0x4E);
+    if constexpr (kStride == 4) return _mm256_permute2f128_ps(a, a, 1);
+  }
+  // -a in the lanes i with (i & stride) != 0.
+  template <int kStride>
+  static F NegateUpper(F a) {
+    constexpr int kUpper = kStride == 1 ? 0xAA : kStride == 2 ? 0xCC : 0xF0;
+    return _mm256_xor_ps(a, _mm256_blend_ps(_mm256_setzero_ps(), _mm256_set1_ps(-0.0f), kUpper));
+  }
   static float Sum(F a) {
     __m128 c = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     c = _mm_add_ps(c, _mm_movehl_ps(c, c));

@@ -61,6 +61,23 @@ struct Simd {
     return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(mask, _mm512_castps_si512(sign),
                                                          _mm512_castps_si512(magnitude), 0xCA));
   }
+  // Lanes i and i ^ stride change places; stride < kWidth.
+  template <int kStride>
+  static F SwapLanes(F a) {
+    if constexpr (kStride == 1) return _mm512_permute_ps(a, 0xB1);
+    if constexpr (kStride == 2) return _mm512_permute_ps(a, 0x4E);
+    if constexpr (kStride == 4) return _mm512_shuffle_f32x4(a, a, 0xB1);
+    if constexpr (kStride == 8) return _mm512_shuffle_f32x4(a, a, 0x4E);
+  }
+  // -a in the lanes i with (i & stride) != 0.
+  template <int kStride>
+  static F NegateUpper(F a) {
+    constexpr __mmask16 kUpper = kStride == 1   ? 0xAAAA
+                                 : kStride == 2 ? 0xCCCC
+                                 : kStride == 4 ? 0xF0F0
+                                                : 0xFF00;
+    return _mm512_mask_xor_ps(a, kUpper, a, _mm512_set1_ps(-0.0f));
+  }
   static __m256 Fold(F a) {
     return _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
   }
@@ -188,7 +205,12 @@ struct Simd {
   // of what was stored gather in `total`.
   using I = __m512i;
   static I ZeroInt() { return _mm512_setzero_si512(); }
-  static int32_t SumInt(I a) { return _mm512_reduce_add_epi32(a); }
+  static int32_t SumInt(I a) {  // modulo 2^32
+    const __m256i b = _mm256_add_epi32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1));
+    __m128i c = _mm_add_epi32(_mm256_castsi256_si128(b), _mm256_extracti128_si256(b, 1));
+    c = _mm_add_epi32(c, _mm_shuffle_epi32(c, 0x4E));
+    return _mm_cvtsi128_si32(_mm_add_epi32(c, _mm_shuffle_epi32(c, 0xB1)));
+  }
   static void StoreWeights(F x, uint8_t* p, size_t stride, I& total) {
     const __m512i v = _mm512_cvtps_epi32(x);
     total = _mm512_add_epi32(total, v);

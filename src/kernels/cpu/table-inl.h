@@ -5,6 +5,7 @@
 #include "kernels/cpu/tiles-inl.h"
 // After tiles-inl.h: the blocks of rows are those of the integer kernels.
 #include "kernels/cpu/encode-inl.h"
+#include "kernels/cpu/rotate-inl.h"
 #include "kernels/cpu/rows-inl.h"
 #include "kernels/cpu/softmax-inl.h"
 

@@ -190,13 +190,15 @@ void Prepare(const Codec&, const float* queries, int64_t query_stride, int rows,
     for (int r = 0; r < size; ++r) {
       const float* query = queries + (begin + r) * query_stride;
       // A NaN or an infinity must reach the logits: times 0 both are NaN.
-      Simd::F poison = Simd::Zero();
+      Simd::F zeros = Simd::Zero();
       for (int i = 0; i < head_dim; i += Simd::kWidth) {
-        poison = Simd::Fma(Simd::Load(query + i), Simd::Zero(), poison);
+        zeros = Simd::Fma(Simd::Load(query + i), Simd::Zero(), zeros);
       }
+      const float poison = Simd::Sum(zeros);
       const float max = MaxAbs(query, head_dim);
-      const float inverse = max > kTinyWeight ? Simd::kTop / max : 0.0f;
-      parts.factors[begin + r] = (inverse > 0.0f ? max / Simd::kTop : 0.0f) + Simd::Sum(poison);
+      const bool zero = !(max > kTinyWeight) || poison != 0.0f;
+      const float inverse = zero ? 0.0f : Simd::kTop / max;
+      parts.factors[begin + r] = (zero ? 0.0f : max / Simd::kTop) + poison;
       for (int b = 0; b < num_blocks; ++b) {
         const size_t stride = static_cast<size_t>(size) * 8;
         uint8_t* out = parts.integers + static_cast<size_t>(begin) * head_dim * 2 +
