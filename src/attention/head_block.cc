@@ -80,7 +80,7 @@ void HeadBlock::Start(const Setup& setup, int kv_head, const QueryBlock& block) 
     if (keys.rotated) pieces.Take(&queries_rot_, rows * dim_k);
     pieces.Take(&prepared_, static_cast<int64_t>(prepared_bytes));
     pieces.Take(&logits_, rows * chunk_pages_ * keys.page_tokens);
-    pieces.Take(&scratch_, keys.page_tokens * std::max(dim_k, dim_v));
+    pieces.Take(&scratch_, std::max(keys.page_tokens * std::max(dim_k, dim_v), rows));
     pieces.Take(&max_, rows);
     pieces.Take(&sum_, rows);
     pieces.Take(&page_sums_, rows * chunk_pages_);

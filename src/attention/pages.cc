@@ -3,6 +3,7 @@
 #include "attention/pages.h"
 
 #include <algorithm>
+#include <numeric>
 #include <string_view>
 
 #include "cache/page_bits.h"
@@ -118,12 +119,11 @@ void ScorePage(const Side& keys, int kv_head, const PageWork& work, const QueryR
   }
   float mean[kMaxHeadDim];
   if (keys.store->format().Mean(view.page, mean)) {  // <q, k> = <q, k - mean> + <q, mean>
+    float* shifts = scratch;
+    kernels.score_f32(queries.plain, head_dim, rows, head_dim, mean, head_dim, 1, shifts, 1);
     for (int r = 0; r < rows; ++r) {
-      float shift;
-      kernels.score_f32(queries.plain + static_cast<int64_t>(r) * head_dim, head_dim, 1, head_dim,
-                        mean, head_dim, 1, &shift, 1);
       float* row = logits + r * stride;
-      for (int slot = work.begin; slot < work.end; ++slot) row[slot] += shift;
+      for (int slot = work.begin; slot < work.end; ++slot) row[slot] += shifts[r];
     }
   }
   ExactSlots(view, work).ForEachRun(score_exact);
@@ -175,16 +175,15 @@ void AccumulatePage(const Side& values, int kv_head, const PageWork& work, int r
   }
   float mean[kMaxHeadDim];
   if (values.store->format().Mean(view.page, mean)) {
-    for (int r = 0; r < rows; ++r) {
-      float sum = sums[r];
-      if (exact.Any()) {
+    const float* code_sums = sums;
+    if (exact.Any()) {
+      for (int r = 0; r < rows; ++r) {
         const float* row = weights + r * stride;
-        sum = 0.0f;
-        for (int slot = work.begin; slot < work.end; ++slot) sum += row[slot];
+        scratch[r] = std::accumulate(row + work.begin, row + work.end, 0.0f);
       }
-      kernels.accumulate_f32(&sum, 1, 1, head_dim, mean, head_dim, 1,
-                             plain + static_cast<int64_t>(r) * head_dim, head_dim);
+      code_sums = scratch;
     }
+    kernels.accumulate_f32(code_sums, 1, rows, head_dim, mean, head_dim, 1, plain, head_dim);
   }
 }
 

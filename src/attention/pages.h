@@ -42,7 +42,7 @@ struct QueryRows {
 };
 
 // logits[r * stride + slot] for the slots of `work` (others of the page may be overwritten).
-// `scratch` holds page_tokens * head_dim floats.
+// `scratch` holds page_tokens * head_dim floats, and as many as there are rows.
 void ScorePage(const Side& keys, int kv_head, const PageWork& work, const QueryRows& queries,
                float* scratch, float* logits, int64_t stride);
 

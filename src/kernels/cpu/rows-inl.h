@@ -208,18 +208,16 @@ void AccumulateRows(const float* weights, int64_t stride, int rows, int head_dim
 // ---- ggml's blocks of 32: an f16 scale, then signed bytes (q8_0) or nibbles with the value 8
 // as zero, the low ones the first sixteen (q4_0)
 
-inline float ScaleOf(const std::byte* block) {
-  uint16_t half[Simd::kWidth] = {};
-  __builtin_memcpy(half, block, sizeof(uint16_t));
-  float scale[Simd::kWidth];
-  Simd::Store(scale, Simd::LoadHalf(half));
-  return scale[0];
+inline Simd::F ScaleOf(const std::byte* block) {
+  uint16_t half;
+  __builtin_memcpy(&half, block, sizeof half);
+  return Simd::Set(_cvtsh_ss(half));
 }
 
 void DecodeQ8(const std::byte* records, int count, int head_dim, float* rows) {
   const int64_t blocks = static_cast<int64_t>(count) * (head_dim / 32);
   for (int64_t b = 0; b < blocks; ++b, records += 34, rows += 32) {
-    const Simd::F scale = Simd::Set(ScaleOf(records));
+    const Simd::F scale = ScaleOf(records);
     const int8_t* bytes = reinterpret_cast<const int8_t*>(records) + 2;
     for (int i = 0; i < 32; i += Simd::kWidth) {
       Simd::Store(rows + i, Simd::Mul(Simd::LoadBytes(bytes + i), scale));
@@ -230,7 +228,7 @@ void DecodeQ8(const std::byte* records, int count, int head_dim, float* rows) {
 void DecodeQ4(const std::byte* records, int count, int head_dim, float* rows) {
   const int64_t blocks = static_cast<int64_t>(count) * (head_dim / 32);
   for (int64_t b = 0; b < blocks; ++b, records += 18, rows += 32) {
-    const Simd::F scale = Simd::Set(ScaleOf(records));
+    const Simd::F scale = ScaleOf(records);
     const uint8_t* bytes = reinterpret_cast<const uint8_t*>(records) + 2;
     int8_t numbers[32];
     for (int i = 0; i < 16; ++i) {
