@@ -63,8 +63,7 @@ void CheckObject(const Json& object, const std::string& where,
     std::string names;
     for (const char* name : allowed) AddName(names, name);
     std::string message = "unknown key \"";
-    message += key;
-    message += "\" in " + where + "; allowed: " + names;
+    message.append(key).append("\" in ").append(where).append("; allowed: ").append(names);
     ThrowFormat(message);
   }
 }
