@@ -12,6 +12,9 @@
 // the codes, where page p owns the slot of num_kv_heads encoded pages at p * slot_bytes. Pages
 // fill in order, so slots lie side by side and waste nothing, and freeing one is a madvise.
 //
+// Exact rows are f16 whatever the scheme: with f32 or bf16 a row is rounded to f16 when it is
+// written, and stored in its own format when its page closes.
+//
 // Which memory is resident follows from the bit sets alone: an OS page of exact rows is resident if
 // a row in it is exact, an OS page of codes if a page in it has codes. Every function that takes
 // such a bit away calls ReleaseExact or DropCodes, which keeps that true.
