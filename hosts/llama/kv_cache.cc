@@ -151,7 +151,7 @@ void KvCache::AfterRead(KvTensor& tensor, int64_t first_stream, int64_t num_stre
   for (int64_t stream = first_stream; stream < first_stream + num_streams; ++stream) {
     tensor.unsettled[static_cast<size_t>(stream)] = 1;
   }
-  ++tensor.reads_now;
+  if (tensor.write_epoch >= 0) ++tensor.reads_now;
   if (tensor.reads_expected > 0 && tensor.reads_now >= tensor.reads_expected) {
     Settle(tensor, num_threads);
   }
