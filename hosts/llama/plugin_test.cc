@@ -150,6 +150,11 @@ class Cache {
     }
   }
   void Clear() { ggml_backend_buffer_clear(buffer_.get(), 0); }
+  // Reads once; asking for the status then closes what has left the window.
+  void Settle(int cells) {
+    Attend(1, cells);
+    StatusText();
+  }
   void CopyStream(int from, int to) {
     for (int role = 0; role < 2; ++role) {
       const ggml_context_ptr context = MakeContext();
@@ -235,9 +240,9 @@ TEST_P(EverySchemeOnTheWay, AttendsNearTheExactCache) {
   Cache ours = Cache::Ours(PolicyOf(GetParam()));
   Cache stock = Cache::Stock();
   for (Cache* cache : {&ours, &stock}) ASSERT_EQ(cache->Write(0, 400, 3), GGML_STATUS_SUCCESS);
-  ours.Attend(1, 400);  // the pages close after this
+  ours.Settle(400);
   const double distance = Distance(stock.Attend(3, 400)[0], ours.Attend(3, 400)[0]);
-  EXPECT_GT(distance, 1e-5) << "nothing was encoded";
+  EXPECT_GT(distance, 3e-3) << "nothing was encoded";
   EXPECT_LT(distance, 0.45);
 }
 
@@ -245,7 +250,7 @@ TEST_P(EverySchemeOnTheWay, LoadsTheVeryRowsItSaved) {
   Cache ours = Cache::Ours(PolicyOf(GetParam()));
   ASSERT_EQ(ours.Write(0, 400, 3), GGML_STATUS_SUCCESS);
   ours.Attend(4, 4);  // names the sinks
-  ours.Attend(1, 400);
+  ours.Settle(400);
   const auto before = ours.Attend(3, 400);
   const std::vector<char> keys = ours.Save(0, 400);
   const std::vector<char> values = ours.Save(1, 400);
@@ -262,7 +267,7 @@ TEST_P(EverySchemeOnTheWay, LoadsTheVeryRowsItSaved) {
 TEST_P(EverySchemeOnTheWay, CopiesStreams) {
   Cache ours = Cache::Ours(PolicyOf(GetParam()), 3);
   ASSERT_EQ(ours.Write(0, 300, 3), GGML_STATUS_SUCCESS);
-  ours.Attend(1, 300);
+  ours.Settle(300);
   ours.CopyStream(0, 2);
   EXPECT_EQ(ours.Attend(2, 300, 1, 2), ours.Attend(2, 300, 1, 0));
   EXPECT_EQ(ours.Save(0, 300, 2), ours.Save(0, 300, 0));
@@ -282,7 +287,7 @@ TEST(PlugIn, ShiftsCodedKeysAsItShiftsExactOnes) {
   Cache stock = Cache::Stock();
   for (Cache* cache : {&ours, &stock}) {
     ASSERT_EQ(cache->Write(0, 400, 3), GGML_STATUS_SUCCESS);
-    cache->Attend(1, 400);
+    cache->Settle(400);
     ASSERT_EQ(cache->ShiftKeys(256, -40), GGML_STATUS_SUCCESS);
   }
   EXPECT_LT(Distance(stock.Attend(3, 400)[0], ours.Attend(3, 400)[0]), 0.03);
@@ -319,7 +324,7 @@ TEST(PlugIn, KeepsCachesOfDifferentPoliciesApart) {
   Cache stock = Cache::Stock();
   for (Cache* cache : {&eight, &two, &stock}) {
     ASSERT_EQ(cache->Write(0, 384, 3), GGML_STATUS_SUCCESS);
-    cache->Attend(1, 384);
+    cache->Settle(384);
   }
   const auto exact = stock.Attend(3, 384)[0];
   EXPECT_LT(5 * Distance(exact, eight.Attend(3, 384)[0]), Distance(exact, two.Attend(3, 384)[0]));
@@ -328,7 +333,7 @@ TEST(PlugIn, KeepsCachesOfDifferentPoliciesApart) {
 TEST(PlugIn, TellsWhatItHolds) {
   Cache ours = Cache::Ours(PolicyOf("turbo4", 0));
   ASSERT_EQ(ours.Write(0, 384, 3), GGML_STATUS_SUCCESS);
-  ours.Attend(1, 384);
+  ours.Settle(384);
   const size_t needed = WriteStatus(nullptr, 0);
   std::string text(needed + 1, 'x');
   EXPECT_EQ(WriteStatus(text.data(), text.size()), needed);
