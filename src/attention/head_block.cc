@@ -118,26 +118,38 @@ void HeadBlock::Start(const Setup& setup, int kv_head, const QueryBlock& block) 
 void HeadBlock::Attend(std::span<const PageWork> pages) {
   while (!pages.empty()) {
     const size_t count = std::min<size_t>(pages.size(), static_cast<size_t>(chunk_pages_));
-    AttendChunk(pages.first(count));
+    AttendChunk(pages.first(count), count < pages.size() ? &pages[count] : nullptr);
     pages = pages.subspan(count);
   }
 }
 
-void HeadBlock::AttendChunk(std::span<const PageWork> pages) {
+void HeadBlock::AttendChunk(std::span<const PageWork> pages, const PageWork* following) {
   const Setup& setup = *setup_;
   const int page_tokens = setup.keys.page_tokens;
   const int64_t stride = static_cast<int64_t>(chunk_pages_) * page_tokens;
   const QueryRows queries = {rows_, queries_, queries_rot_, prepared_};
-  for (size_t p = 0; p < pages.size(); ++p) {
-    ScorePage(setup.keys, kv_head_, pages[p], queries, scratch_,
+  // In the order they are read: keys of the chunk, values of the chunk, the next chunk's keys.
+  PageRef refs[2 * kMaxChunkPages + 1];
+  const size_t count = pages.size();
+  for (size_t p = 0; p < count; ++p) {
+    refs[p] = {kv_head_, pages[p], setup.keys.store->View(pages[p].page, kv_head_)};
+    refs[count + p] = {kv_head_, pages[p], setup.values.store->View(pages[p].page, kv_head_)};
+  }
+  if (following != nullptr) {
+    refs[2 * count].view = setup.keys.store->View(following->page, kv_head_);
+  }
+  for (size_t p = 0; p < 2 * count; ++p) refs[p].next = refs[p + 1].view.page;
+
+  for (size_t p = 0; p < count; ++p) {
+    ScorePage(setup.keys, refs[p], queries, scratch_,
               logits_ + static_cast<int64_t>(p) * page_tokens, stride);
   }
   float total = 0.0f;
   for (int r = 0; r < rows_; ++r) total += SoftmaxRow(r, pages);
   if (total == 0.0f) return;
   used_rotated_ = setup.values.rotated;
-  for (size_t p = 0; p < pages.size(); ++p) {
-    AccumulatePage(setup.values, kv_head_, pages[p], rows_,
+  for (size_t p = 0; p < count; ++p) {
+    AccumulatePage(setup.values, refs[count + p], rows_,
                    logits_ + static_cast<int64_t>(p) * page_tokens, stride,
                    page_sums_ + static_cast<int64_t>(p) * rows_, scratch_, plain_, rotated_);
   }

@@ -41,7 +41,8 @@ class HeadBlock {
                        std::span<const float* const> partials);
 
  private:
-  void AttendChunk(std::span<const PageWork> pages);
+  // `following` is the page after the chunk, or null.
+  void AttendChunk(std::span<const PageWork> pages, const PageWork* following);
   float SoftmaxRow(int row, std::span<const PageWork> pages);
   void Unrotate();  // the rotated accumulators, into the plain ones
 

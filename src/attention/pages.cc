@@ -32,11 +32,13 @@ const uint16_t* ScalesAt(const Side& side, const std::byte* page, int slot) {
   return reinterpret_cast<const uint16_t*>(page + side.store->format().scales_offset()) + slot;
 }
 
-const uint16_t* ExactRowAt(const Side& side, int kv_head, const PageWork& work, int slot) {
+const uint16_t* ExactRowAt(const Side& side, const PageRef& page, int slot) {
   return side.store->exact_rows() +
-         (work.page * side.page_tokens + slot) * side.store->exact_row_stride() +
-         static_cast<int64_t>(kv_head) * side.head_dim;
+         (page.work.page * side.page_tokens + slot) * side.store->exact_row_stride() +
+         static_cast<int64_t>(page.kv_head) * side.head_dim;
 }
+
+int64_t Ahead(const PageRef& page) { return page.next == nullptr ? 0 : page.next - page.view.page; }
 
 PageBits ExactSlots(const PageView& view, const PageWork& work) {
   PageBits exact;
@@ -88,19 +90,19 @@ bool Side::centred() const {
   return codes && store->config().scheme.normalisation == Normalisation::kCenter;
 }
 
-void ScorePage(const Side& keys, int kv_head, const PageWork& work, const QueryRows& queries,
-               float* scratch, float* logits, int64_t stride) {
+void ScorePage(const Side& keys, const PageRef& page, const QueryRows& queries, float* scratch,
+               float* logits, int64_t stride) {
   const Kernels& kernels = *keys.kernels;
   const int head_dim = keys.head_dim, rows = queries.rows;
-  const PageView view = keys.store->View(work.page, kv_head);
+  const PageWork& work = page.work;
+  const PageView& view = page.view;
   const auto score_exact = [&](int begin, int end) {
-    kernels.score_f16(queries.plain, head_dim, rows, head_dim,
-                      ExactRowAt(keys, kv_head, work, begin), keys.store->exact_row_stride(),
-                      end - begin, logits + begin, stride);
+    kernels.score_f16(queries.plain, head_dim, rows, head_dim, ExactRowAt(keys, page, begin),
+                      keys.store->exact_row_stride(), end - begin, logits + begin, stride);
   };
   if (view.page == nullptr) return score_exact(work.begin, work.end);
   if (view.mixed) {
-    keys.store->DecodeCells(work.page, kv_head, scratch);
+    keys.store->DecodeCells(work.page, page.kv_head, scratch);
     kernels.score_f32(queries.plain, head_dim, rows, head_dim,
                       scratch + static_cast<int64_t>(work.begin) * head_dim, head_dim,
                       work.end - work.begin, logits + work.begin, stride);
@@ -110,7 +112,7 @@ void ScorePage(const Side& keys, int kv_head, const PageWork& work, const QueryR
     const TileRange range = TilesOf(keys, work);
     keys.tiles->score(*keys.codec, queries.prepared, rows, head_dim,
                       CodesAt(keys, view.page, range.begin), ScalesAt(keys, view.page, range.begin),
-                      range.end - range.begin, logits + range.begin, stride);
+                      range.end - range.begin, Ahead(page), logits + range.begin, stride);
   } else {
     DecodeTo(keys, view.page, work, scratch);
     kernels.score_f32(queries.rotated, head_dim, rows, head_dim,
@@ -129,20 +131,20 @@ void ScorePage(const Side& keys, int kv_head, const PageWork& work, const QueryR
   ExactSlots(view, work).ForEachRun(score_exact);
 }
 
-void AccumulatePage(const Side& values, int kv_head, const PageWork& work, int rows, float* weights,
+void AccumulatePage(const Side& values, const PageRef& page, int rows, float* weights,
                     int64_t stride, const float* sums, float* scratch, float* plain,
                     float* rotated) {
   const Kernels& kernels = *values.kernels;
   const int head_dim = values.head_dim;
-  const PageView view = values.store->View(work.page, kv_head);
+  const PageWork& work = page.work;
+  const PageView& view = page.view;
   const auto add_exact = [&](int begin, int end) {
-    kernels.accumulate_f16(weights + begin, stride, rows, head_dim,
-                           ExactRowAt(values, kv_head, work, begin),
+    kernels.accumulate_f16(weights + begin, stride, rows, head_dim, ExactRowAt(values, page, begin),
                            values.store->exact_row_stride(), end - begin, plain, head_dim);
   };
   if (view.page == nullptr) return add_exact(work.begin, work.end);
   if (view.mixed) {
-    values.store->DecodeCells(work.page, kv_head, scratch);
+    values.store->DecodeCells(work.page, page.kv_head, scratch);
     kernels.accumulate_f32(weights + work.begin, stride, rows, head_dim,
                            scratch + static_cast<int64_t>(work.begin) * head_dim, head_dim,
                            work.end - work.begin, plain, head_dim);
@@ -166,7 +168,7 @@ void AccumulatePage(const Side& values, int kv_head, const PageWork& work, int r
     values.tiles->accumulate(*values.codec, weights + range.begin, stride, rows, head_dim,
                              CodesAt(values, view.page, range.begin),
                              ScalesAt(values, view.page, range.begin), range.end - range.begin,
-                             rotated, head_dim);
+                             Ahead(page), rotated, head_dim);
   } else {
     DecodeTo(values, view.page, work, scratch);
     kernels.accumulate_f32(weights + work.begin, stride, rows, head_dim,

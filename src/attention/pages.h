@@ -41,15 +41,24 @@ struct QueryRows {
   const std::byte* prepared;  // for tiles
 };
 
-// logits[r * stride + slot] for the slots of `work` (others of the page may be overwritten).
-// `scratch` holds page_tokens * head_dim floats, and as many as there are rows.
-void ScorePage(const Side& keys, int kv_head, const PageWork& work, const QueryRows& queries,
-               float* scratch, float* logits, int64_t stride);
+// A page of one kv_head, and the codes of the page that is read after it (null if unknown): they
+// are fetched into the cache meanwhile.
+struct PageRef {
+  int kv_head;
+  PageWork work;
+  PageView view;
+  const std::byte* next = nullptr;
+};
 
-// plain += and rotated += weights times the values of `work`. `sums`[r] is the sum of a row's
-// weights over `work`. May overwrite the weights of the whole page. The accumulators are [rows]
+// logits[r * stride + slot] for the slots of the page's work (others of it may be overwritten).
+// `scratch` holds page_tokens * head_dim floats, and as many as there are rows.
+void ScorePage(const Side& keys, const PageRef& page, const QueryRows& queries, float* scratch,
+               float* logits, int64_t stride);
+
+// plain += and rotated += weights times the values of the page's work. `sums`[r] is the sum of a
+// row's weights over it. May overwrite the weights of the whole page. The accumulators are [rows]
 // [head_dim], the same one when codes are not rotated.
-void AccumulatePage(const Side& values, int kv_head, const PageWork& work, int rows, float* weights,
+void AccumulatePage(const Side& values, const PageRef& page, int rows, float* weights,
                     int64_t stride, const float* sums, float* scratch, float* plain,
                     float* rotated);
 

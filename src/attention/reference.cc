@@ -13,9 +13,7 @@
 namespace polarquant {
 namespace {
 
-void Require(bool fits, const std::string& message) {
-  if (!fits) throw Error(ErrorCode::kParameter, message);
-}
+[[noreturn]] void Fail(const std::string& message) { throw Error(ErrorCode::kParameter, message); }
 
 std::vector<float> DecodedRows(const CellStore& store, int64_t num_cells) {
   const size_t row_values = static_cast<size_t>(store.config().num_kv_heads) *
@@ -30,34 +28,41 @@ std::vector<float> DecodedRows(const CellStore& store, int64_t num_cells) {
 }  // namespace
 
 void CheckCall(const AttentionCall& call) {
-  Require(call.keys != nullptr && call.values != nullptr, "attention needs keys and values");
+  if (call.keys == nullptr || call.values == nullptr) Fail("attention needs keys and values");
   const CellStore::Config &keys = call.keys->config(), &values = call.values->config();
   const auto same = [](int64_t k, int64_t v, const char* what) {
-    Require(k == v, std::string(what) + " is " + std::to_string(k) + " for the keys and " +
-                        std::to_string(v) + " for the values; they must be equal");
+    if (k == v) return;
+    Fail(std::string(what) + " is " + std::to_string(k) + " for the keys and " + std::to_string(v) +
+         " for the values; they must be equal");
   };
   same(keys.num_cells, values.num_cells, "num_cells");
   same(keys.num_kv_heads, values.num_kv_heads, "num_kv_heads");
   same(keys.page_tokens, values.page_tokens, "page_tokens");
-  Require(call.num_cells >= 0 && call.num_cells <= keys.num_cells,
-          "num_cells is " + std::to_string(call.num_cells) + "; the stores have " +
-              std::to_string(keys.num_cells));
-  Require(call.num_q_heads > 0 && call.num_q_heads % keys.num_kv_heads == 0,
-          "num_q_heads is " + std::to_string(call.num_q_heads) + "; it must be a multiple of the " +
-              std::to_string(keys.num_kv_heads) + " kv_heads");
-  Require(call.num_queries >= 0,
-          "num_queries is " + std::to_string(call.num_queries) + "; it cannot be negative");
+  if (call.num_cells < 0 || call.num_cells > keys.num_cells) {
+    Fail("num_cells is " + std::to_string(call.num_cells) + "; the stores have " +
+         std::to_string(keys.num_cells));
+  }
+  if (call.num_q_heads <= 0 || call.num_q_heads % keys.num_kv_heads != 0) {
+    Fail("num_q_heads is " + std::to_string(call.num_q_heads) + "; it must be a multiple of the " +
+         std::to_string(keys.num_kv_heads) + " kv_heads");
+  }
+  if (call.num_queries < 0) {
+    Fail("num_queries is " + std::to_string(call.num_queries) + "; it cannot be negative");
+  }
   if (call.num_queries == 0) return;
-  Require(call.queries != nullptr && call.output != nullptr,
-          "attention needs queries and an output");
-  Require(call.mask == nullptr || call.num_queries == 1 || call.mask_stride >= call.num_cells,
-          "mask_stride is " + std::to_string(call.mask_stride) + "; rows have " +
-              std::to_string(call.num_cells) + " cells");
-  Require(std::isfinite(call.scale) && std::isfinite(call.softcap) && call.softcap >= 0.0f &&
-              std::isfinite(call.max_bias) && call.max_bias >= 0.0f,
-          "scale, softcap and max_bias must be finite, the last two not negative; they are " +
-              std::to_string(call.scale) + ", " + std::to_string(call.softcap) + " and " +
-              std::to_string(call.max_bias));
+  if (call.queries == nullptr || call.output == nullptr) {
+    Fail("attention needs queries and an output");
+  }
+  if (call.mask != nullptr && call.num_queries > 1 && call.mask_stride < call.num_cells) {
+    Fail("mask_stride is " + std::to_string(call.mask_stride) + "; rows have " +
+         std::to_string(call.num_cells) + " cells");
+  }
+  if (!std::isfinite(call.scale) || !std::isfinite(call.softcap) || call.softcap < 0.0f ||
+      !std::isfinite(call.max_bias) || call.max_bias < 0.0f) {
+    Fail("scale, softcap and max_bias must be finite, the last two not negative; they are " +
+         std::to_string(call.scale) + ", " + std::to_string(call.softcap) + " and " +
+         std::to_string(call.max_bias));
+  }
 }
 
 void AttendReference(const AttentionCall& call) {

@@ -20,15 +20,17 @@ struct TileKernels {
   void (*prepare)(const Codec& codec, const float* queries_rot, int64_t query_stride, int rows,
                   int head_dim, std::byte* prepared);
   // logits[r * stride + t] = scale_t * unit * <query_r, centroids_t>, t in [0, tokens); tokens a
-  // multiple of 64. `codes` and `scales` are those of the page, keys in LaneOrder::kTokens.
+  // multiple of 64. `codes` and `scales` are those of the page, keys in LaneOrder::kTokens. Memory
+  // `ahead` bytes beyond what is read is fetched into the cache meanwhile: the way to the page that
+  // comes next, or 0.
   void (*score)(const Codec& codec, const std::byte* prepared, int rows, int head_dim,
-                const std::byte* codes, const uint16_t* scales, int tokens, float* logits,
-                int64_t stride);
+                const std::byte* codes, const uint16_t* scales, int tokens, int64_t ahead,
+                float* logits, int64_t stride);
   // acc[r * acc_stride + c] += sum_t weights[r * stride + t] * scale_t * unit * centroid_t[c];
   // weights are non-negative. Values in LaneOrder::kChannels.
   void (*accumulate)(const Codec& codec, const float* weights, int64_t stride, int rows,
                      int head_dim, const std::byte* codes, const uint16_t* scales, int tokens,
-                     float* acc, int64_t acc_stride);
+                     int64_t ahead, float* acc, int64_t acc_stride);
 };
 
 struct Kernels {

@@ -114,7 +114,7 @@ TEST(TileKernels, ScoresAreTheDotProductsWithinHalfAStepOfTheIntegers) {
         tile.prepare(codec, queries.data(), query_stride, rows, head_dim, prepared.data());
         std::vector<float> logits(static_cast<size_t>(rows * stride), 77.0f);
         tile.score(codec, prepared.data(), rows, head_dim, page.codes.data(), page.scales.data(),
-                   tokens, logits.data(), stride);
+                   tokens, 4096, logits.data(), stride);
         for (int r = 0; r < rows; ++r) {
           const float* query = &queries[static_cast<size_t>(r * query_stride)];
           double largest = 0;
@@ -157,7 +157,7 @@ TEST(TileKernels, AccumulateAddsWeightedValuesWithinHalfAStepOfTheIntegers) {
         const auto before = acc;
         TilesOf(*kernels, bits)
             .accumulate(codec, weights.data(), stride, rows, head_dim, page.codes.data(),
-                        page.scales.data(), tokens, acc.data(), acc_stride);
+                        page.scales.data(), tokens, -4096, acc.data(), acc_stride);
         const auto blocks = RotationBlocks(head_dim);
         for (int r = 0; r < rows; ++r) {
           for (size_t b = 0; b < blocks.size(); ++b) {
@@ -201,7 +201,7 @@ TEST(TileKernels, NotANumberInAQueryReachesItsLogitsOnly) {
       kernels->tile4.prepare(codec, queries.data(), head_dim, rows, head_dim, prepared.data());
       std::vector<float> logits(rows * tokens);
       kernels->tile4.score(codec, prepared.data(), rows, head_dim, page.codes.data(),
-                           page.scales.data(), tokens, logits.data(), tokens);
+                           page.scales.data(), tokens, 0, logits.data(), tokens);
       for (int r = 0; r < rows; ++r) {
         for (int t = 0; t < tokens; ++t) {
           EXPECT_EQ(std::isfinite(logits[static_cast<size_t>(r * tokens + t)]), r != 1)

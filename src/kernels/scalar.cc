@@ -87,7 +87,7 @@ void Accumulate(const float* weights, int64_t stride, int rows, int head_dim, co
 }
 
 void ScoreTiles(const Codec& codec, const std::byte* prepared, int rows, int head_dim,
-                const std::byte* codes, const uint16_t* scales, int tokens, float* logits,
+                const std::byte* codes, const uint16_t* scales, int tokens, int64_t, float* logits,
                 int64_t stride) {
   float key[kMaxHeadDim];
   for (int t = 0; t < tokens; ++t) {
@@ -99,7 +99,7 @@ void ScoreTiles(const Codec& codec, const std::byte* prepared, int rows, int hea
 
 void AccumulateTiles(const Codec& codec, const float* weights, int64_t stride, int rows,
                      int head_dim, const std::byte* codes, const uint16_t* scales, int tokens,
-                     float* acc, int64_t acc_stride) {
+                     int64_t, float* acc, int64_t acc_stride) {
   float value[kMaxHeadDim];
   for (int t = 0; t < tokens; ++t) {
     DecodeToken(codec, LaneOrder::kChannels, head_dim, codes, scales, tokens, t, value);

@@ -14,6 +14,8 @@ namespace {
 struct Simd {
   static constexpr const char* kName = "avx2";
 
+  static void Prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+
   // ---- floats
   using F = __m256;
   static constexpr int kWidth = 8;

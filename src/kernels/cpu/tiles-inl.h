@@ -38,20 +38,33 @@ struct SegmentJob {
   int tiles;
   int groups;                   // of four fields in a segment: how far its second half lies
   int first_group, last_group;  // those worked on; even numbers
+  int64_t ahead;                // to what is fetched meanwhile, 0 for nothing
   const uint8_t* weights;       // [tile][depth quad from first_group on][row][8]
   const int32_t* offsets;       // [row]
 };
 
+// One line is fetched ahead for each that is read: bursts would fill the CPU's queue of misses.
 template <int kBits>
-inline Simd::Codes PairOfGroup(const uint8_t* codes, int groups, int group, int pair) {
+inline Simd::Codes PairOfGroup(const uint8_t* codes, int groups, int group, int pair,
+                               int64_t ahead) {
   if constexpr (kBits == 4) {
-    return Simd::LoadCodes(codes + static_cast<size_t>(pair * groups + group) * 64);
+    const uint8_t* place = codes + static_cast<size_t>(pair * groups + group) * 64;
+    Simd::Prefetch(place + ahead);
+    return Simd::LoadCodes(place);
   } else if constexpr (kBits == 2) {
-    return Simd::LoadCodes(codes + static_cast<size_t>(group) * 64);
+    const uint8_t* place = codes + static_cast<size_t>(group) * 64;
+    if (pair == 0) Simd::Prefetch(place + ahead);
+    return Simd::LoadCodes(place);
   } else {
     const uint8_t* base = codes + static_cast<size_t>(group / 2) * 192;
-    if (group % 2 == 0) return Simd::LoadCodes(base + pair * 64);
-    if (pair == 0) return Simd::LoadCodes(base + 128);
+    if (group % 2 == 0) {
+      Simd::Prefetch(base + pair * 64 + ahead);
+      return Simd::LoadCodes(base + pair * 64);
+    }
+    if (pair == 0) {
+      Simd::Prefetch(base + 128 + ahead);
+      return Simd::LoadCodes(base + 128);
+    }
     return Simd::TopFields(Simd::LoadCodes(base), Simd::LoadCodes(base + 64),
                            Simd::LoadCodes(base + 128));
   }
@@ -83,8 +96,9 @@ inline void DotSegment(const SegmentJob& job, const Simd::Table& lookup, const S
             for (int p = 0; p < kPairs; ++p) {
               const int pair = kPasses == 2 ? pass : p;
               Simd::Centroids even, odd;
-              Simd::LookUp<kBits>(PairOfGroup<kBits>(codes, job.groups, group + step, pair), pair,
-                                  table, even, odd);
+              Simd::LookUp<kBits>(
+                  PairOfGroup<kBits>(codes, job.groups, group + step, pair, job.ahead), pair, table,
+                  even, odd);
               constexpr size_t kQuad = static_cast<size_t>(kRows) * 8;
 #pragma GCC unroll 8
               for (int r = 0; r < kRows; ++r) {
@@ -210,9 +224,20 @@ void Prepare(const Codec&, const float* queries, int64_t query_stride, int rows,
   }
 }
 
+// scale := scales * unit
+inline void LoadScales(const uint16_t* scales, int count, float unit, int64_t ahead, float* scale) {
+  constexpr int kLine = 32;  // halves of a cache line
+  for (int i = 0; i < count; i += kLine) {
+    Simd::Prefetch(reinterpret_cast<const std::byte*>(scales + i) + ahead);
+    for (int k = i; k < i + kLine; k += Simd::kWidth) {
+      Simd::Store(scale + k, Simd::Mul(Simd::LoadHalf(scales + k), Simd::Set(unit)));
+    }
+  }
+}
+
 template <int kBits>
 void Score(const Codec& codec, const std::byte* prepared, int rows, int head_dim,
-           const std::byte* codes, const uint16_t* scales, int tokens, float* logits,
+           const std::byte* codes, const uint16_t* scales, int tokens, int64_t ahead, float* logits,
            int64_t stride) {
   const Simd::Table table = Simd::MakeTable<kBits>(codec.centroids);
   const auto blocks = RotationBlocks(head_dim);
@@ -224,22 +249,21 @@ void Score(const Codec& codec, const std::byte* prepared, int rows, int head_dim
                           static_cast<size_t>(token / kTileTokens) * TileBytes(kBits, head_dim);
     for (int b = 0; b < num_blocks; ++b) {
       float scale[kTileTokens];
-      for (int i = 0; i < kTileTokens; i += Simd::kWidth) {
-        Simd::Store(scale + i,
-                    Simd::Mul(Simd::LoadHalf(scales + static_cast<size_t>(b) * tokens + token + i),
-                              Simd::Set(codec.unit)));
-      }
+      LoadScales(scales + static_cast<size_t>(b) * tokens + token, kTileTokens, codec.unit, ahead,
+                 scale);
       for (int rb = 0; rb < row_blocks.count; ++rb) {
         const int begin = row_blocks.begin(rb), size = row_blocks.size(rb);
-        const SegmentJob job = {tile,
-                                0,
-                                1,
-                                head_dim / 4,
-                                blocks[b].offset / 4,
-                                (blocks[b].offset + blocks[b].size) / 4,
-                                parts.integers + static_cast<size_t>(begin) * head_dim * 2 +
-                                    static_cast<size_t>(blocks[b].offset / 4) * size * 8,
-                                parts.offsets + begin * num_blocks + b * size};
+        const SegmentJob job = {.codes = tile,
+                                .tile_bytes = 0,
+                                .tiles = 1,
+                                .groups = head_dim / 4,
+                                .first_group = blocks[b].offset / 4,
+                                .last_group = (blocks[b].offset + blocks[b].size) / 4,
+                                .ahead = rb == 0 ? ahead : 0,
+                                .weights = parts.integers +
+                                           static_cast<size_t>(begin) * head_dim * 2 +
+                                           static_cast<size_t>(blocks[b].offset / 4) * size * 8,
+                                .offsets = parts.offsets + begin * num_blocks + b * size};
         float* out = logits + begin * stride + token;
         const float* factors = parts.factors + begin;
         ForRows(size, [&]<int kRows>() {
@@ -257,17 +281,14 @@ void Score(const Codec& codec, const std::byte* prepared, int rows, int head_dim
 
 template <int kBits>
 void Accumulate(const Codec& codec, const float* weights, int64_t stride, int rows, int head_dim,
-                const std::byte* codes, const uint16_t* scales, int tokens, float* acc,
-                int64_t acc_stride) {
+                const std::byte* codes, const uint16_t* scales, int tokens, int64_t ahead,
+                float* acc, int64_t acc_stride) {
   const Simd::Table table = Simd::MakeTable<kBits>(codec.centroids);
   const RowBlocks row_blocks(rows);
   int block_index = 0;
   for (const RotationBlock& block : RotationBlocks(head_dim)) {
     float scale[kMaxTileTokens];
-    for (int t = 0; t < tokens; t += Simd::kWidth) {
-      Simd::Store(scale + t,
-                  Simd::LoadHalf(scales + static_cast<size_t>(block_index) * tokens + t));
-    }
+    LoadScales(scales + static_cast<size_t>(block_index) * tokens, tokens, 1.0f, ahead, scale);
     ++block_index;
     for (int rb = 0; rb < row_blocks.count; ++rb) {
       const int begin = row_blocks.begin(rb), size = row_blocks.size(rb);
@@ -295,15 +316,16 @@ void Accumulate(const Codec& codec, const float* weights, int64_t stride, int ro
       for (int channel = block.offset; channel < block.offset + block.size;) {
         const Segment segment = ChannelSegment(channel / 16, head_dim / 16);
         const int groups = kTileTokens / 16 * segment.lane_blocks;
-        const SegmentJob job = {reinterpret_cast<const uint8_t*>(codes) +
-                                    SegmentBytes(kBits, segment.first_block, kTileTokens),
-                                TileBytes(kBits, head_dim),
-                                tokens / kTileTokens,
-                                groups,
-                                0,
-                                groups,
-                                integers,
-                                offsets};
+        const SegmentJob job = {.codes = reinterpret_cast<const uint8_t*>(codes) +
+                                         SegmentBytes(kBits, segment.first_block, kTileTokens),
+                                .tile_bytes = TileBytes(kBits, head_dim),
+                                .tiles = tokens / kTileTokens,
+                                .groups = groups,
+                                .first_group = 0,
+                                .last_group = groups,
+                                .ahead = rb == 0 ? ahead : 0,
+                                .weights = integers,
+                                .offsets = offsets};
         float* out = acc + begin * acc_stride + channel;
         ForRows(size, [&]<int kRows>() {
           const auto sink = [&](int r, int lane, Simd::F sums) {
