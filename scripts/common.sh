@@ -3,7 +3,11 @@
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-CACHE=${POLARQUANT_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/polarquant}
+# The plug-in takes no POLARQUANT_ variable that it does not know, so ours goes on under another
+# name to the scripts below us.
+CACHE=${POLARQUANT_CACHE:-${PQ_CACHE_DIR:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/polarquant}}
+export PQ_CACHE_DIR=$CACHE
+unset POLARQUANT_CACHE
 JOBS=${JOBS:-$(nproc)}
 
 # The llama.cpp we are built for travels inside this source distribution, under vendor/llama.cpp.

@@ -10,5 +10,8 @@ options=()
 [[ -f build/release/CMakeCache.txt ]] || options=(-DPQ_TESTS=OFF)
 scripts/build.sh release ${options[@]+"${options[@]}"} -- polarquant ggml-polarquant
 llama_paths
-exec python3 scripts/demo.py --model "$MODEL" --llama "$LLAMA_CPP_BUILD/bin" \
+# The command keeps its expanded weights under XDG_CACHE_HOME/polarquant.
+[[ $(basename "$CACHE") == polarquant ]] && XDG_CACHE_HOME=$(dirname "$CACHE") || XDG_CACHE_HOME=$CACHE
+export XDG_CACHE_HOME
+exec python3 scripts/demo.py --model "$MODEL" --llama "$LLAMA_CPP_BUILD/bin" --cache "$CACHE" \
   --build "$ROOT/build/release" --text "$ROOT/testdata/essay.txt" --json "$ROOT/build/demo.json"

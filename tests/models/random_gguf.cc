@@ -155,7 +155,7 @@ void WriteMetadata(Writer& writer) {
   }
   if (writer.Is("gpt-oss")) {
     writer.Number("expert_count", 4);
-    writer.Number("expert_used_count", 2);
+    writer.Number("expert_used_count", 4);  // all: choosing would be discontinuous
     writer.Number("expert_feed_forward_length", shape.feed_forward);
   }
 }
