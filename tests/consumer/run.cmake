@@ -1,0 +1,18 @@
+# Installs the build into a folder of its own, builds the consumer against it, runs both programs.
+foreach(variable BUILD SOURCE WORK)
+  if(NOT DEFINED ${variable})
+    message(FATAL_ERROR "-D${variable}= is missing")
+  endif()
+endforeach()
+function(check)
+  execute_process(COMMAND ${ARGN} COMMAND_ECHO STDOUT COMMAND_ERROR_IS_FATAL ANY)
+endfunction()
+file(REMOVE_RECURSE ${WORK})
+check(${CMAKE_COMMAND} --install ${BUILD} --prefix ${WORK}/prefix)
+check(${CMAKE_COMMAND} -G Ninja -S ${SOURCE} -B ${WORK}/build -DCMAKE_BUILD_TYPE=Release
+  -DCMAKE_PREFIX_PATH=${WORK}/prefix)
+check(${CMAKE_COMMAND} --build ${WORK}/build)
+check(${WORK}/build/consumer)
+if(EXISTS ${WORK}/prefix/bin/polarquant)
+  check(${WORK}/prefix/bin/polarquant doctor)
+endif()
