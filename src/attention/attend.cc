@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <exception>
 #include <string>
 
 #include "attention/checks.h"
@@ -22,38 +21,30 @@ namespace {
 // in the second-level cache.
 constexpr int kRowsPerUnit = 48;
 
+// Masks up to this size are read before the team starts: cheaper than its barriers.
+constexpr int64_t kSmallMask = 1 << 16;
+
 struct Team {
   const Setup& setup;
   Plan& plan;
+  bool planned;     // before the team started
   float* partials;  // [thread][2]: of the first and the last unit of a thread's share
 
   float* PartialOf(int thread, bool first) const {
     return partials + (2 * thread + (first ? 0 : 1)) * setup.partial_floats();
   }
 
-  // A thread that fails still meets the others at the barriers.
   void Work(int thread, int team) const {
-    std::exception_ptr failure;
-    const auto step = [&](const auto& body) {
-      try {
-        if (!failure) body();
-      } catch (...) {
-        failure = std::current_exception();
-      }
-      if (team > 1) TeamBarrier();  // alone, the team that waits may be the host's
-    };
-    step([&] {
+    if (!planned) {
       const Share blocks = ShareOf(plan.num_blocks(), thread, team);
       for (int64_t b = blocks.begin; b < blocks.end; ++b) {
         plan.ReadMask(setup.call, static_cast<int>(b));
       }
-    });
-    step([&] {
+      TeamBarrier();
       if (thread == 0) plan.CountItems();
-    });
-    step([&] { AttendShare(thread, team); });
-    if (team > 1) step([&] { Merge(thread, team); });
-    if (failure) std::rethrow_exception(failure);
+      TeamBarrier();
+    }
+    AttendShare(thread, team);
   }
 
   void AttendShare(int thread, int team) const {
@@ -73,34 +64,27 @@ struct Team {
         unit_state.Finish();
       } else {
         unit_state.StorePartial(PartialOf(thread, item == share.begin));
+        MergeIfLast(unit, team);
       }
       item = end;
     }
   }
 
-  // Units that a cut between two shares goes through. Each is merged once, rows dealt out.
-  void Merge(int thread, int team) const {
+  // Whoever stores the last part of a unit merges it: nobody waits.
+  void MergeIfLast(int unit, int team) const {
     thread_local std::vector<const float*> parts;
-    int last_unit = -1;
-    for (int cut = 1; cut < team; ++cut) {
-      const int64_t item = ShareOf(plan.num_items(), cut, team).begin;
-      if (item == plan.num_items()) break;
-      const int unit = plan.UnitOf(item);
-      if (item == plan.FirstItem(unit) || unit == last_unit) continue;
-      last_unit = unit;
-      parts.clear();
-      for (int t = 0; t < team; ++t) {
-        const Share share = ShareOf(plan.num_items(), t, team);
-        const int64_t begin = std::max(share.begin, plan.FirstItem(unit));
-        if (begin < std::min(share.end, plan.EndItem(unit))) {
-          parts.push_back(PartialOf(t, begin == share.begin));
-        }
+    parts.clear();
+    for (int t = 0; t < team; ++t) {
+      const Share share = ShareOf(plan.num_items(), t, team);
+      const int64_t begin = std::max(share.begin, plan.FirstItem(unit));
+      if (begin < std::min(share.end, plan.EndItem(unit))) {
+        parts.push_back(PartialOf(t, begin == share.begin));
       }
-      const QueryBlock& block = plan.BlockOf(unit);
-      const Share rows = ShareOf(block.count * setup.group, thread, team);
-      for (int64_t r = rows.begin; r < rows.end; ++r) {
-        HeadBlock::MergeRow(setup, plan.KvHeadOf(unit), block, static_cast<int>(r), parts);
-      }
+    }
+    if (plan.CountPart(unit) < static_cast<int>(parts.size())) return;
+    const QueryBlock& block = plan.BlockOf(unit);
+    for (int r = 0; r < block.count * setup.group; ++r) {
+      HeadBlock::MergeRow(setup, plan.KvHeadOf(unit), block, r, parts);
     }
   }
 };
@@ -144,7 +128,13 @@ void Attend(const AttentionCall& call, int num_threads) {
   plan.Reset(call, setup.keys.page_tokens, num_kv_heads, queries_per_block);
   const size_t floats = static_cast<size_t>(2 * num_threads * setup.partial_floats());
   if (partials.size() < floats) partials.resize(floats);
-  const Team team = {setup, plan, partials.data()};
+  const bool planned =
+      num_threads == 1 || call.mask == nullptr || call.num_queries * call.num_cells <= kSmallMask;
+  if (planned) {
+    for (int b = 0; b < plan.num_blocks(); ++b) plan.ReadMask(call, b);
+    plan.CountItems();
+  }
+  const Team team = {setup, plan, planned, partials.data()};
   Parallel(num_threads, [&](int thread, int size) { team.Work(thread, size); });
 }
 

@@ -51,7 +51,10 @@ void Plan::Reset(const AttentionCall& call, int page_tokens, int num_kv_heads,
     block.first = static_cast<int>(queries * b / num_blocks_);
     block.count = static_cast<int>(queries * (b + 1) / num_blocks_) - block.first;
     block.pages.clear();
+    block.pages.reserve(static_cast<size_t>((call.num_cells + page_tokens - 1) / page_tokens));
   }
+  first_item_.reserve(static_cast<size_t>(num_blocks_) + 1);
+  parts_done_.assign(static_cast<size_t>(num_units()), 0);
 }
 
 void Plan::ReadMask(const AttentionCall& call, int index) {

@@ -8,6 +8,7 @@
 // through is merged exactly from its parts (max, sum, accumulators).
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <vector>
 
@@ -29,7 +30,8 @@ struct QueryBlock {
 
 class Plan {
  public:
-  // Forgets the last plan, keeps its memory.
+  // Forgets the last plan, keeps its memory, and takes what the new one can need: the other
+  // functions do not throw, so that a team may wait for each other between them.
   void Reset(const AttentionCall& call, int page_tokens, int num_kv_heads, int queries_per_block);
   int num_blocks() const { return num_blocks_; }
   // Reads the mask of a block. Different blocks may be read by different threads.
@@ -51,12 +53,20 @@ class Plan {
            first_item_[static_cast<size_t>(unit % num_blocks_) + 1];
   }
   int UnitOf(int64_t item) const;
+  // Counts a part of a unit as done, what was stored for it visible to whoever counts the last;
+  // returns the count.
+  int CountPart(int unit) {
+    return std::atomic_ref(parts_done_[static_cast<size_t>(unit)])
+               .fetch_add(1, std::memory_order_acq_rel) +
+           1;
+  }
 
  private:
   int page_tokens_ = 0, num_kv_heads_ = 0, num_blocks_ = 0;
   std::vector<QueryBlock> blocks_;   // may be more than num_blocks_, from larger calls
   std::vector<int64_t> first_item_;  // of each block within a kv_head, and the end
   int64_t items_per_head_ = 0;
+  std::vector<int> parts_done_;  // of each unit
 };
 
 }  // namespace polarquant
