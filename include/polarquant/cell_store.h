@@ -29,15 +29,15 @@ namespace polarquant {
 
 struct MemoryUse {
   // Bytes resident now.
-  size_t exact_bytes = 0;     // exact rows (window, sinks, open pages), in whole OS pages
-  size_t code_bytes = 0;      // codes and scales of closed pages
-  size_t header_bytes = 0;    // statistics of closed pages
+  size_t exact_bytes = 0;   // exact rows (window, sinks, open pages), in whole OS pages
+  size_t code_bytes = 0;    // codes and scales of closed pages
+  size_t header_bytes = 0;  // statistics of closed pages
   size_t bookkeeping_bytes = 0;
   size_t total() const { return exact_bytes + code_bytes + header_bytes + bookkeeping_bytes; }
   // For comparison and for true bits a value.
-  int64_t filled_cells = 0;   // cells written and not cleared
-  int64_t exact_cells = 0;    // of them, those read from an exact copy
-  size_t f16_bytes = 0;       // what the filled cells would take in 16 bit
+  int64_t filled_cells = 0;  // cells written and not cleared
+  int64_t exact_cells = 0;   // of them, those read from an exact copy
+  size_t f16_bytes = 0;      // what the filled cells would take in 16 bit
   MemoryUse& operator+=(const MemoryUse& other);
 };
 

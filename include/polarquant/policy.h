@@ -25,10 +25,10 @@ struct LayerRule {
 struct Policy {
   Scheme key;
   Scheme value;
-  int window_tokens = 128;   // the newest rows kept exact (16 bit), 0..65536
-  int sink_tokens = 4;       // the first cells a sequence can see kept exact, 0..1024
-  int page_tokens = 128;     // rows encoded together: 64, 128 or 256
-  int max_partial_pages = 8; // partly filled pages kept exact before the oldest closes short
+  int window_tokens = 128;        // the newest rows kept exact (16 bit), 0..65536
+  int sink_tokens = 4;            // the first cells a sequence can see kept exact, 0..1024
+  int page_tokens = 128;          // rows encoded together: 64, 128 or 256
+  int max_partial_pages = 8;      // partly filled pages kept exact before the oldest closes short
   std::vector<LayerRule> layers;  // later rules win
 
   // The scheme of a role in layer `layer` of `num_layers` (layers with a cache only).

@@ -93,12 +93,12 @@ struct Fixture {
   }
 
   void UseMask() {
-    mask.assign(static_cast<size_t>(shape.queries * call.num_cells), 0);
+    call.mask_stride = call.num_cells + 24;  // what lies beyond the cells says nothing
+    mask.assign(static_cast<size_t>(shape.queries * call.mask_stride), 0);
     call.mask = mask.data();
-    call.mask_stride = call.num_cells;
   }
   uint16_t& MaskAt(int query, int64_t cell) {
-    return mask[static_cast<size_t>(query * call.num_cells + cell)];
+    return mask[static_cast<size_t>(query * call.mask_stride + cell)];
   }
   void UseCausalMask() {
     UseMask();
@@ -212,6 +212,15 @@ TEST(Attention, PagesOf64And256TokensMatchTheReference) {
         f.Check();
       }
     }
+  }
+}
+
+TEST(Attention, LongPromptsAreSplitOverTheirBlocks) {
+  for (const char* scheme : {"turbo4:center", "f16", "turbo6"}) {
+    Fixture f({.key = scheme, .value = scheme, .group = 3, .queries = 300, .window = 64});
+    f.UseCausalMask();
+    for (int n = 0; n < 300; ++n) f.MaskAt(n, n % 200) = kHalfHidden;
+    f.Check();
   }
 }
 

@@ -16,8 +16,8 @@
 //           the high ones. All groups' vectors 0 first, then all vectors 1.
 //   2 bits: group = one vector, field f in bits 2f, 2f+1.
 //   3 bits: two groups (even and odd) = three vectors A, B, C; low six bits: A = fields 0, 1 of the
-//           even group, B = fields 2, 3 of the even group, C = fields 0, 1 of the odd group; the top
-//           two bits of A, B, C = fields 2, 3 of the odd group, low bits first.
+//           even group, B = fields 2, 3 of the even group, C = fields 0, 1 of the odd group; the
+//           top two bits of A, B, C = fields 2, 3 of the odd group, low bits first.
 //
 // Keys: one segment with L = 4 (64 tokens), depth head_dim. Values: the channels are cut into
 // segments of 64 (L = 4), then 32 (L = 2), then 16 (L = 1), each of depth 64 tokens.
@@ -57,7 +57,7 @@ constexpr Segment ChannelSegment(int block, int num_blocks) {
 namespace tile_internal {
 
 struct Place {
-  size_t byte;   // of the first part
+  size_t byte;  // of the first part
   int shift;
   size_t byte2;  // 3 bits only: the odd group's fields 2, 3 lie in three bytes, 64 apart
   bool split;
