@@ -129,6 +129,7 @@ void WriteMetadata(Writer& writer) {
   writer.Number("attention.head_count", shape.heads);
   if (writer.Is("lfm2")) {
     std::vector<int32_t> kv_heads;
+    kv_heads.reserve(static_cast<size_t>(shape.layers));
     for (int layer = 0; layer < shape.layers; ++layer) {
       kv_heads.push_back(writer.HasAttention(layer) ? shape.kv_heads : 0);
     }
