@@ -23,24 +23,24 @@ struct AttentionCall {
   const CellStore* values = nullptr;  // same num_cells, num_kv_heads, page_tokens; any head_dim
   int64_t num_cells = 0;              // cells [0, num_cells) are looked at
 
-  int num_q_heads = 0;                // a multiple of num_kv_heads
+  int num_q_heads = 0;  // a multiple of num_kv_heads
   int num_queries = 0;
-  const float* queries = nullptr;     // f32 [head_dim_k] at h*query_head_stride + n*query_stride
-  int64_t query_stride = 0;           // floats from one query (token) to the next
-  int64_t query_head_stride = 0;      // floats from one head to the next
+  const float* queries = nullptr;  // f32 [head_dim_k] at h*query_head_stride + n*query_stride
+  int64_t query_stride = 0;        // floats from one query (token) to the next
+  int64_t query_head_stride = 0;   // floats from one head to the next
 
-  const uint16_t* mask = nullptr;     // f16, [num_queries] rows mask_stride apart; null: all seen
-  int64_t mask_stride = 0;            // f16 values
-  const float* sinks = nullptr;       // [num_q_heads] or null
+  const uint16_t* mask = nullptr;  // f16, [num_queries] rows mask_stride apart; null: all seen
+  int64_t mask_stride = 0;         // f16 values
+  const float* sinks = nullptr;    // [num_q_heads] or null
 
   float scale = 1.0f;
   float softcap = 0.0f;
   float max_bias = 0.0f;
 
-  float* output = nullptr;            // f32 [head_dim_v] at h*output_head_stride + n*output_stride
+  float* output = nullptr;  // f32 [head_dim_v] at h*output_head_stride + n*output_stride
   int64_t output_stride = 0;
   int64_t output_head_stride = 0;
-  float* lse = nullptr;               // natural log-sum-exp at [n * num_q_heads + h], or null
+  float* lse = nullptr;  // natural log-sum-exp at [n * num_q_heads + h], or null
 };
 
 // Throws Error(kParameter) for shapes that do not fit together.
