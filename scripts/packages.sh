@@ -49,5 +49,8 @@ program apt-get || die "this system has no apt-get" \
 [[ $(id -u) == 0 ]] || die "installing packages needs root" \
   "run once: sudo apt-get install ${missing[*]}"
 export DEBIAN_FRONTEND=noninteractive
-logged apt-update apt-get update || true
-logged apt-install apt-get install -y --no-install-recommends "${missing[@]}"
+# Without a fresh list the packages may still be there.
+(logged apt-update apt-get update) || note 'apt-get update failed, going on'
+(logged apt-install apt-get install -y --no-install-recommends "${missing[@]}") ||
+  die "apt-get cannot install ${missing[*]}" \
+    "see above; without a network, install them by other means and run again"

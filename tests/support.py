@@ -44,8 +44,9 @@ def owned(kv, **settings):
     env.update(GGML_BACKEND_PATH=str(PLUGIN), LLAMA_ARG_DEVICE="POLARQUANT", POLARQUANT_KV=kv)
     env.update({f"POLARQUANT_{name.upper()}": str(value) for name, value in settings.items()})
     if SANITIZED:
-        runtime = subprocess.run(["gcc", "-print-file-name=libasan.so"], check=True,
-                                 capture_output=True, text=True).stdout.strip()
+        runtime = os.environ["PQ_TEST_RUNTIME"]
+        if not pathlib.Path(runtime).is_file():
+            raise AssertionError(f"the sanitizer's runtime {runtime} is not there")
         env.update(LD_PRELOAD=runtime, ASAN_OPTIONS="detect_leaks=0")
     return env
 
