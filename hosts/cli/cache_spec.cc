@@ -38,7 +38,7 @@ CacheSpec ParseCache(std::string_view text, int window_tokens, int sink_tokens) 
     const size_t slash = types.find('/');
     spec.stock_key = StockType(types.substr(0, slash), text);
     spec.stock_value =
-        slash == types.npos ? spec.stock_key : StockType(types.substr(slash + 1), text);
+        slash == std::string_view::npos ? spec.stock_key : StockType(types.substr(slash + 1), text);
     return spec;
   }
   std::tie(spec.policy.key, spec.policy.value) = Scheme::ParsePair(text);

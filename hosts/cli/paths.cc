@@ -23,7 +23,7 @@ std::string FindProgram(const std::string& name) {
   const auto runs = [](const fs::path& path) {
     return fs::is_regular_file(path) && access(path.c_str(), X_OK) == 0;
   };
-  if (name.find('/') != name.npos) {
+  if (name.find('/') != std::string::npos) {
     if (runs(name)) return name;
     throw Error(ErrorCode::kHost, fmt::format("{} is no program that can be run", name));
   }

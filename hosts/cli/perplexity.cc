@@ -72,7 +72,7 @@ void ScorePiece(const Runners& runners, int begin, std::span<const llama_token> 
     const auto index = static_cast<size_t>(i);
     const BaseDistribution base(rows.front()[index]);
     for (size_t r = 0; r < rows.size(); ++r) {
-      scores[r][index] = base.Compare(rows[r][index], next[static_cast<size_t>(begin + i)]);
+      scores[r][index] = base.Compare(rows[r][index], next[static_cast<size_t>(begin) + index]);
     }
   }
   for (size_t r = 0; r < runners.size(); ++r) {

@@ -53,7 +53,7 @@ pid_t ParentOf(pid_t process) {
   std::string text;
   std::getline(file, text);
   const size_t name_end = text.rfind(')');
-  if (name_end == text.npos || name_end + 4 > text.size()) return 0;
+  if (name_end == std::string::npos || name_end + 4 > text.size()) return 0;
   return static_cast<pid_t>(std::atoi(text.c_str() + name_end + 4));
 }
 
@@ -84,6 +84,7 @@ void SignalDescendants(int signal) {
     }
   }
   std::vector<char*> words;
+  words.reserve(argv.size() + 1);
   for (const std::string& word : argv) words.push_back(const_cast<char*>(word.c_str()));
   words.push_back(nullptr);
   execv(words[0], words.data());

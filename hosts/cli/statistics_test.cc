@@ -21,6 +21,7 @@ std::vector<double> Softmax(const std::vector<float>& logits) {
   double sum = 0;
   for (const float logit : logits) sum += std::exp(static_cast<double>(logit));
   std::vector<double> probabilities;
+  probabilities.reserve(logits.size());
   for (const float logit : logits) {
     probabilities.push_back(std::exp(static_cast<double>(logit)) / sum);
   }
