@@ -24,8 +24,8 @@ Context MakeContext(std::vector<char>& memory) {
 
 }  // namespace
 
-HostCompute::HostCompute() {
-  cpu_ = ggml_backend_init_by_type(GGML_BACKEND_DEVICE_TYPE_CPU, nullptr);
+HostCompute::HostCompute()
+    : cpu_(ggml_backend_init_by_type(GGML_BACKEND_DEVICE_TYPE_CPU, nullptr)) {
   if (cpu_ == nullptr) {
     throw Error(ErrorCode::kHost, "this llama.cpp has no CPU backend; polarquant needs one");
   }
