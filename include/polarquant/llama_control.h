@@ -4,7 +4,7 @@
 // overlap with a running llama_decode.
 #pragma once
 
-#include <stddef.h>
+#include <stddef.h>  // NOLINT(modernize-deprecated-headers): this header is C
 
 #ifdef __cplusplus
 extern "C" {
