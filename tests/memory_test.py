@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The bytes that the plug-in reports are the bytes that are resident."""
 
+import functools
 import pathlib
 import tempfile
 import unittest
@@ -16,6 +17,7 @@ def resident_bytes(server):
     return int(line.split()[1]) * 1024
 
 
+@functools.cache  # filling takes a minute
 def filled(kv):
     """Growth of a server while about 8,000 cells are filled, and what the plug-in reports."""
     with tempfile.NamedTemporaryFile() as events:
