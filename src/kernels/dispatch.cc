@@ -48,14 +48,15 @@ constexpr Target kTargets[] = {
 
 const Kernels& Choose() {
   const char* forced = std::getenv("POLARQUANT_ISA");
+  const std::string wanted = forced != nullptr ? forced : "";
   std::string usable;
   for (const Target& target : kTargets) {
     if (!target.runs()) continue;
-    if (forced == nullptr || std::strcmp(forced, target.name) == 0) return target.table();
+    if (forced == nullptr || wanted == target.name) return target.table();
     usable += usable.empty() ? "" : ", ";
     usable += target.name;
   }
-  throw Error(ErrorCode::kParameter, "POLARQUANT_ISA=\"" + std::string(forced) +
+  throw Error(ErrorCode::kParameter, "POLARQUANT_ISA=\"" + wanted +
                                          "\" cannot be used: this build and CPU run " + usable +
                                          "; unset it to take the best of them");
 }

@@ -66,7 +66,8 @@ void Score(const float* queries, int64_t query_stride, int rows, int head_dim, c
     for (int r = 0; r < rows; ++r) {
       float sum = 0.0f;
       for (int i = 0; i < head_dim; ++i) {
-        sum += queries[r * query_stride + i] * ToFloat(keys[t * row_stride + i]);
+        const Element& key = keys[t * row_stride + i];
+        sum += queries[r * query_stride + i] * ToFloat(key);  // NOLINT(clang-analyzer-core.*)
       }
       logits[r * stride + t] = sum;
     }
@@ -80,7 +81,8 @@ void Accumulate(const float* weights, int64_t stride, int rows, int head_dim, co
     for (int r = 0; r < rows; ++r) {
       const float weight = weights[r * stride + t];
       for (int i = 0; i < head_dim; ++i) {
-        acc[r * acc_stride + i] += weight * ToFloat(values[t * row_stride + i]);
+        const Element& value = values[t * row_stride + i];
+        acc[r * acc_stride + i] += weight * ToFloat(value);  // NOLINT(clang-analyzer-core.*)
       }
     }
   }
