@@ -16,7 +16,7 @@ scripts/build.sh release -DPQ_TESTS=ON "-DPQ_MODEL=$MODEL"
 say "tests (release)"
 ctest --preset release -j "$JOBS" --output-on-failure
 
-scripts/build.sh debug "-DPQ_MODEL=$MODEL"
+scripts/build.sh debug
 say "tests (address and undefined behaviour sanitizers)"
 ctest --preset debug -j "$JOBS" --output-on-failure
 

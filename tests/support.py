@@ -26,9 +26,6 @@ RANDOM_GGUF = BUILD / "tests" / "random_gguf"
 LOGITS = BUILD / "tests" / "logits"
 THREADS = str(min(os.cpu_count() or 2, 4))
 
-# A sanitized plug-in needs its runtime in the stock program before anything else is loaded.
-SANITIZED = "address" in os.environ.get("PQ_TEST_SANITIZE", "")
-
 
 def stock():
     """The environment of a stock program that does not know of us."""
@@ -43,11 +40,6 @@ def owned(kv, **settings):
     env = stock()
     env.update(GGML_BACKEND_PATH=str(PLUGIN), LLAMA_ARG_DEVICE="POLARQUANT", POLARQUANT_KV=kv)
     env.update({f"POLARQUANT_{name.upper()}": str(value) for name, value in settings.items()})
-    if SANITIZED:
-        runtime = os.environ["PQ_TEST_RUNTIME"]
-        if not pathlib.Path(runtime).is_file():
-            raise AssertionError(f"the sanitizer's runtime {runtime} is not there")
-        env.update(LD_PRELOAD=runtime, ASAN_OPTIONS="detect_leaks=0")
     return env
 
 
