@@ -8,15 +8,19 @@
 //   Operations, on every sequence at once:
 //     pN    decode the next N tokens and write their logits
 //     jN    decode N wrong tokens, nothing written
+//     fN    decode the next N tokens, nothing written, and print the bytes resident then
 //     rN    remove the newest N tokens
 //     kN    context shift: drop the N tokens after the first four, move the rest down
 //     save  save each sequence, clear the cache, load each sequence again
 //
 // With GGML_BACKEND_PATH set the library it names is loaded and its only device gets every layer.
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <fstream>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -26,6 +30,9 @@
 #include "llama.h"
 
 namespace {
+
+// What tokens are decoded for: their logits, to be taken back, or to fill the cache.
+enum class Purpose { kWrite, kMislead, kFill };
 
 struct Options {
   std::string model;
@@ -111,9 +118,11 @@ class Run {
     const int count = std::stoi(operation.substr(1));
     switch (operation[0]) {
       case 'p':
-        return Decode(count, /*wrong=*/false);
+        return Decode(count, Purpose::kWrite);
       case 'j':
-        return Decode(count, /*wrong=*/true);
+        return Decode(count, Purpose::kMislead);
+      case 'f':
+        return Fill(count);
       case 'r':
         return Remove(count);
       case 'k':
@@ -141,7 +150,7 @@ class Run {
     return static_cast<llama_token>((x >> 33) % static_cast<uint64_t>(vocabulary_));
   }
 
-  void Decode(int count, bool wrong) {
+  void Decode(int count, Purpose purpose) {
     // Micro-batches hold tokens of every sequence, so that cells of sequences interleave.
     const int step = std::max(1, options_.micro_batch / options_.sequences);
     for (int first = 0; first < count; first += step) {
@@ -150,22 +159,31 @@ class Run {
       for (int sequence = 0; sequence < options_.sequences; ++sequence) {
         for (int i = 0; i < tokens; ++i) {
           const int slot = batch_.n_tokens++;
-          batch_.token[slot] = Token(sequence, text_ + first + i, wrong);
+          batch_.token[slot] = Token(sequence, text_ + first + i, purpose == Purpose::kMislead);
           batch_.pos[slot] = position_ + first + i;
           batch_.n_seq_id[slot] = 1;
           batch_.seq_id[slot][0] = sequence;
-          batch_.logits[slot] = 1;
+          batch_.logits[slot] = purpose == Purpose::kFill ? 0 : 1;
         }
       }
       const int status = llama_decode(context_.get(), batch_);
       if (status != 0) throw std::runtime_error("llama_decode: " + std::to_string(status));
-      for (int slot = 0; slot < batch_.n_tokens && !wrong; ++slot) {
+      for (int slot = 0; slot < batch_.n_tokens && purpose == Purpose::kWrite; ++slot) {
         std::fwrite(llama_get_logits_ith(context_.get(), slot), sizeof(float),
                     static_cast<size_t>(vocabulary_), file_.get());
       }
     }
     position_ += count;
     text_ += count;
+  }
+
+  void Fill(int count) {
+    Decode(count, Purpose::kFill);
+    std::ifstream status("/proc/self/statm");
+    long total_pages = 0;
+    long resident_pages = 0;
+    status >> total_pages >> resident_pages;
+    std::printf("%ld\n", resident_pages * sysconf(_SC_PAGESIZE));
   }
 
   void Remove(int count) {

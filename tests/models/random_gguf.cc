@@ -47,6 +47,8 @@ constexpr Shape kShapes[] = {
     {"sinks_sliding", "gpt-oss", 4, 8, 2, 64, 256, 384, 512, 128},
     {"alibi", "bloom", 2, 4, 4, 64},
     {"hybrid", "lfm2", 4, 4, 2, 64},
+    // Little to compute and much to remember: 16 KiB a token in 16 bit.
+    {"bench_wide_cache", "llama", 8, 8, 8, 64, 256, 128},
     // Heavier, for timing attention at depth: its cache takes 16 KiB a token in 16 bit.
     {"bench_dim128_gqa4", "llama", 4, 32, 8, 128, 512, 1024, 4096},
 };
