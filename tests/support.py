@@ -23,6 +23,7 @@ ESSAY = TESTS.parent / "testdata" / "essay.txt"
 PLUGIN = BUILD / "lib" / "libggml-polarquant.so"
 COMMAND = BUILD / "bin" / "polarquant"
 RANDOM_GGUF = BUILD / "tests" / "random_gguf"
+BIASED_GGUF = BUILD / "tests" / "biased_gguf"
 LOGITS = BUILD / "tests" / "logits"
 THREADS = str(min(os.cpu_count() or 2, 4))
 

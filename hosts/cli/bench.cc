@@ -13,6 +13,7 @@
 #include "llama_session.h"
 #include "memory_check.h"
 #include "polarquant/error.h"
+#include "profile_store.h"
 #include "statistics.h"
 
 namespace polarquant::cli {
@@ -220,6 +221,9 @@ int RunBench(const GlobalOptions& global, BenchOptions& options) {
   if (std::any_of(specs.begin(), specs.end(), [](const auto& spec) { return !spec.stock; })) {
     plugin = std::make_unique<Plugin>(FindPlugin(global.plugin));
   }
+  AttachProfiles(
+      specs, options.caches.profile, {options.model}, [&]() -> const Plugin& { return *plugin; },
+      options.num_threads);
   const Models models(options.model, plugin.get());
   Json report;
   {

@@ -68,7 +68,10 @@ std::vector<CacheSpec> ParseCaches(const CacheOptions& options) {
     spec.policy = Policy::Load(path);
     add(std::move(spec));
   }
-  if (specs.empty()) add(ParseCache(kDefaultCache, options.window_tokens, options.sink_tokens));
+  if (specs.empty()) {
+    add(ParseCache(options.profile.none ? kDefaultWithoutProfile : kDefaultCache,
+                   options.window_tokens, options.sink_tokens));
+  }
   return specs;
 }
 

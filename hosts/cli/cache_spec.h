@@ -13,8 +13,9 @@
 
 namespace polarquant::cli {
 
-// The cache when none is named.
-inline constexpr std::string_view kDefaultCache = "turbo4:center/turbo4";
+// The cache when none is named, and when none is named that may need a profile.
+inline constexpr std::string_view kDefaultCache = "turbo4:balanced/turbo4";
+inline constexpr std::string_view kDefaultWithoutProfile = "turbo4:center/turbo4";
 
 struct CacheSpec {
   std::string label;      // as it was typed; reports repeat it
@@ -28,12 +29,19 @@ struct CacheSpec {
 // a window or a number of sinks outside its range.
 CacheSpec ParseCache(std::string_view text, int window_tokens, int sink_tokens);
 
+// --profile and --no-profile.
+struct ProfileOptions {
+  std::vector<std::string> files;  // instead of the kept one
+  bool none = false;
+};
+
 // What the options of one command line name together.
 struct CacheOptions {
   std::vector<std::string> caches;    // --kv, in order
   std::vector<std::string> policies;  // --policy, in order
   int window_tokens = 128;
   int sink_tokens = 4;
+  ProfileOptions profile;
 };
 
 // The caches of --kv, then those of --policy; the default cache when there are none. Naming one

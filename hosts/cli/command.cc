@@ -28,6 +28,18 @@ void AddCacheOptions(CLI::App& command, CacheOptions& options) {
       ->type_name("FILE")
       ->expected(1)
       ->take_all();
+  CLI::Option* named =
+      command
+          .add_option("--profile", options.profile.files,
+                      "The model's profile, instead of the one kept in (or made for) the cache "
+                      "folder; repeatable, for a draft model")
+          ->type_name("FILE")
+          ->expected(1)
+          ->take_all();
+  command
+      .add_flag("--no-profile", options.profile.none,
+                "Use no profile: the default cache is then " + std::string(kDefaultWithoutProfile))
+      ->excludes(named);
 }
 
 void AddJsonOption(CLI::App& command, JsonOption& option) {

@@ -16,6 +16,7 @@
 #include "paths.h"
 #include "polarquant/attention.h"
 #include "polarquant/error.h"
+#include "profile_store.h"
 #include "self_check.h"
 
 namespace polarquant::cli {
@@ -139,7 +140,7 @@ std::string CheckModel(const std::string& path, const Plugin& plugin, const Cach
 int RunDoctor(const GlobalOptions& global, const DoctorOptions& options) {
   SetUpLlama(global.verbose);
   CatchInterrupts();
-  const std::vector<CacheSpec> specs = ParseCaches(options.caches);
+  std::vector<CacheSpec> specs = ParseCaches(options.caches);
   for (const CacheSpec& spec : specs) {
     if (!spec.stock) continue;
     throw Error(ErrorCode::kParameter,
@@ -157,6 +158,13 @@ int RunDoctor(const GlobalOptions& global, const DoctorOptions& options) {
     return plugin->path() + " loads";
   });
   if (!options.model.empty() && loaded) {
+    checks.Add("profile", [&] {
+      AttachProfiles(
+          specs, options.caches.profile, {options.model},
+          [&]() -> const Plugin& { return *plugin; }, options.num_threads);
+      const auto& profiles = specs.front().policy.profiles;
+      return profiles.empty() ? std::string("not needed") : profiles.front();
+    });
     for (const CacheSpec& spec : specs) {
       checks.Add("model",
                  [&] { return CheckModel(options.model, *plugin, spec, options.num_threads); });

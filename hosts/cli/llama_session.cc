@@ -58,6 +58,12 @@ llama_token Model::first_token() const {
   return first != LLAMA_TOKEN_NULL ? first : std::max(llama_vocab_eos(vocab), 0);
 }
 
+bool Model::has_words() const {
+  return llama_vocab_type(llama_model_get_vocab(get())) != LLAMA_VOCAB_TYPE_NONE;
+}
+
+int Model::trained_context() const { return llama_model_n_ctx_train(get()); }
+
 bool Model::adds_first_token() const {
   return llama_vocab_get_add_bos(llama_model_get_vocab(get()));
 }

@@ -29,6 +29,8 @@ class Model {
   int vocab_size() const;
   llama_token first_token() const;  // what a context starts with; the end of text if there is none
   bool adds_first_token() const;
+  bool has_words() const;       // whether it can read text at all
+  int trained_context() const;  // tokens
   std::vector<llama_token> Tokenize(const std::string& text) const;
   std::string Describe() const;
   std::string path() const { return path_; }

@@ -23,6 +23,7 @@ Examples:
   polarquant run --kv turbo4:center/turbo3 -- llama-completion -m model.gguf -p "Once upon a time"
   polarquant perplexity -m model.gguf -f text.txt --kv turbo4 --kv stock:q4_0
   polarquant bench -m model.gguf --depth 0,8192 --kv turbo4:center/turbo4
+  polarquant tune -m model.gguf
   polarquant schemes --head-dim 128
 
 Exit status: 0; the status of the program that `run` ran; or 10 bad text or file, 30 unsupported,
@@ -45,6 +46,8 @@ int Main(int argc, char** argv) {
   AddPerplexity(app, global, action);
   AddBench(app, global, action);
   AddSchemes(app, global, action);
+  AddTune(app, global, action);
+  AddProfile(app, global, action);
   AddDoctor(app, global, action);
 
   // What follows `--` belongs to another program: its options are not ours to parse.

@@ -17,6 +17,15 @@ namespace fs = std::filesystem;
 
 fs::path ExecutableFolder() { return fs::read_symlink("/proc/self/exe").parent_path(); }
 
+fs::path DefaultText() {
+  const fs::path installed = ExecutableFolder() / "../share/polarquant/essay.txt";
+  for (const fs::path& path : {installed.lexically_normal(), fs::path(PQ_TESTDATA) / "essay.txt"}) {
+    if (fs::exists(path)) return path;
+  }
+  throw Error(ErrorCode::kHost, fmt::format("the text to read is not at {}; name one with -f FILE",
+                                            installed.lexically_normal().string()));
+}
+
 fs::path LlamaFolder() { return PQ_LLAMA_BIN; }
 
 std::string FindProgram(const std::string& name) {

@@ -8,6 +8,9 @@
 namespace polarquant::cli {
 
 std::filesystem::path ExecutableFolder();
+// The essay that comes with us: installed beside the command, or in the source tree. Throws
+// Error(kHost) if it is in neither place.
+std::filesystem::path DefaultText();
 // The folder of the llama.cpp programs this command was built for.
 std::filesystem::path LlamaFolder();
 // A program by path, in PATH, or beside the llama.cpp this was built for. Throws Error(kHost).

@@ -14,6 +14,7 @@
 #include "llama_session.h"
 #include "memory_check.h"
 #include "polarquant/error.h"
+#include "profile_store.h"
 #include "statistics.h"
 
 namespace polarquant::cli {
@@ -127,6 +128,9 @@ int RunPerplexity(const GlobalOptions& global, PerplexityOptions& options) {
   std::unique_ptr<Plugin> plugin;
   if (ours) plugin = std::make_unique<Plugin>(FindPlugin(global.plugin));
 
+  AttachProfiles(
+      specs, options.caches.profile, {options.model}, [&]() -> const Plugin& { return *plugin; },
+      options.num_threads);
   const std::string source =
       options.expand_weights ? ExpandWeights(options.model, options.num_threads) : options.model;
   const Models models(source, plugin.get());

@@ -83,8 +83,8 @@ std::string FindPlugin(const std::string& wanted) {
 
 Plugin::Plugin(const std::string& path) : path_(path) {
   // The policy comes from the command line here; what `polarquant run` hands on does not count.
-  for (const char* name :
-       {"POLARQUANT_KV", "POLARQUANT_WINDOW", "POLARQUANT_SINKS", "POLARQUANT_POLICY"}) {
+  for (const char* name : {"POLARQUANT_KV", "POLARQUANT_WINDOW", "POLARQUANT_SINKS",
+                           "POLARQUANT_POLICY", "POLARQUANT_PROFILE"}) {
     unsetenv(name);
   }
   ggml_backend_reg_t registry = ggml_backend_load(path.c_str());
@@ -98,7 +98,12 @@ Plugin::Plugin(const std::string& path) : path_(path) {
       ggml_backend_reg_get_proc_address(registry, POLARQUANT_CONFIGURE));
   status_ = reinterpret_cast<polarquant_status_t>(
       ggml_backend_reg_get_proc_address(registry, POLARQUANT_STATUS_CALL));
-  if (device_ == nullptr || configure_ == nullptr || status_ == nullptr) {
+  observe_ = reinterpret_cast<polarquant_observe_t>(
+      ggml_backend_reg_get_proc_address(registry, POLARQUANT_OBSERVE));
+  observed_ = reinterpret_cast<polarquant_observed_t>(
+      ggml_backend_reg_get_proc_address(registry, POLARQUANT_OBSERVED));
+  if (device_ == nullptr || configure_ == nullptr || status_ == nullptr || observe_ == nullptr ||
+      observed_ == nullptr) {
     throw Error(ErrorCode::kHost,
                 fmt::format("{} is not the plug-in of this version of polarquant", path));
   }
@@ -107,6 +112,14 @@ Plugin::Plugin(const std::string& path) : path_(path) {
 void Plugin::Configure(const Policy& policy) const {
   std::array<char, 1024> message = {};
   const int code = configure_(policy.ToJson().c_str(), message.data(), message.size());
+  if (code != 0) throw Error(static_cast<ErrorCode>(code), message.data());
+}
+
+void Plugin::Observe() const { observe_(); }
+
+void Plugin::Observed(const std::string& path) const {
+  std::array<char, 1024> message = {};
+  const int code = observed_(path.c_str(), message.data(), message.size());
   if (code != 0) throw Error(static_cast<ErrorCode>(code), message.data());
 }
 

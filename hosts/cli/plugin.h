@@ -47,12 +47,17 @@ class Plugin {
   // The policy of every cache created from now on.
   void Configure(const Policy& policy) const;
   PluginStatus Status() const;
+  // Collects moments of queries and keys, and writes them as a profile.
+  void Observe() const;
+  void Observed(const std::string& path) const;
 
  private:
   std::string path_;
   ggml_backend_dev_t device_ = nullptr;
   polarquant_configure_t configure_ = nullptr;
   polarquant_status_t status_ = nullptr;
+  polarquant_observe_t observe_ = nullptr;
+  polarquant_observed_t observed_ = nullptr;
 };
 
 }  // namespace polarquant::cli

@@ -11,6 +11,7 @@
 #include "paths.h"
 #include "plugin.h"
 #include "polarquant/error.h"
+#include "profile_store.h"
 #include "run_child.h"
 #include "run_guard.h"
 
@@ -22,8 +23,7 @@ struct RunOptions {
   bool quiet = false;
 };
 
-Variables CacheVariables(const CacheOptions& options) {
-  const std::vector<CacheSpec> specs = ParseCaches(options);
+Variables CacheVariables(const CacheOptions& options, const std::vector<CacheSpec>& specs) {
   if (specs.size() != 1) {
     throw Error(ErrorCode::kParameter,
                 fmt::format("run takes one cache, {} are named", specs.size()));
@@ -33,17 +33,27 @@ Variables CacheVariables(const CacheOptions& options) {
                 fmt::format("--kv {} is llama.cpp's own cache; run the program without us",
                             specs.front().label));
   }
+  const Policy& policy = specs.front().policy;
+  std::string profiles;
+  for (const std::string& path : policy.profiles) {
+    if (!profiles.empty()) profiles += ":";
+    profiles += path;
+  }
+  const auto profile = profiles.empty() ? std::nullopt : std::optional(profiles);
   if (!options.policies.empty()) {
+    // The plug-in reads those that the policy names itself.
+    const bool named = !Policy::Load(options.policies.front()).profiles.empty();
     return {{"POLARQUANT_POLICY", std::filesystem::absolute(options.policies.front()).string()},
             {"POLARQUANT_KV", std::nullopt},
             {"POLARQUANT_WINDOW", std::nullopt},
-            {"POLARQUANT_SINKS", std::nullopt}};
+            {"POLARQUANT_SINKS", std::nullopt},
+            {"POLARQUANT_PROFILE", named ? std::nullopt : profile}};
   }
-  const Policy& policy = specs.front().policy;
   return {{"POLARQUANT_KV", policy.key.ToString() + "/" + policy.value.ToString()},
           {"POLARQUANT_WINDOW", std::to_string(policy.window_tokens)},
           {"POLARQUANT_SINKS", std::to_string(policy.sink_tokens)},
-          {"POLARQUANT_POLICY", std::nullopt}};
+          {"POLARQUANT_POLICY", std::nullopt},
+          {"POLARQUANT_PROFILE", profile}};
 }
 
 void PrintEnd(const Json& status) {
@@ -61,7 +71,7 @@ int RunRun(const GlobalOptions& global, const RunOptions& options) {
                 "run needs a program after --, for instance: polarquant run -- llama-server -m "
                 "model.gguf");
   }
-  Variables variables = CacheVariables(options.caches);
+  std::vector<CacheSpec> specs = ParseCaches(options.caches);
   const std::string program = FindProgram(global.program.front());
   const std::vector<std::string> arguments(global.program.begin() + 1, global.program.end());
   const bool information = AsksForInformation(arguments);
@@ -75,6 +85,19 @@ int RunRun(const GlobalOptions& global, const RunOptions& options) {
       information ? "" : FindBypass(program, arguments, environment, CountLayers);
   if (!bypass.empty()) throw Error(ErrorCode::kHost, bypass);
 
+  if (information) {
+    // Nothing will be cached: no profile is made for a question.
+    for (CacheSpec& spec : specs) spec = ParseCache(kDefaultWithoutProfile, 0, 0);
+  }
+  std::unique_ptr<Plugin> loaded;
+  AttachProfiles(
+      specs, options.caches.profile, ModelsOf(arguments, environment),
+      [&]() -> const Plugin& {
+        loaded = std::make_unique<Plugin>(plugin);
+        return *loaded;
+      },
+      DefaultThreads());
+  Variables variables = CacheVariables(options.caches, specs);
   const TemporaryFile status_file;
   const Handover handover = HandoverFor(program, arguments);
   variables.emplace_back("GGML_BACKEND_PATH", plugin);

@@ -215,6 +215,21 @@ std::string FindBypass(const std::string& program, const std::vector<std::string
   return FindPartialLayers(arguments, environment, count_layers);
 }
 
+std::vector<std::string> ModelsOf(const std::vector<std::string>& arguments,
+                                  const Environment& environment) {
+  constexpr std::string_view kModel[] = {"-m", "--model"};
+  constexpr std::string_view kDraft[] = {"-md", "--model-draft", "--spec-draft-model"};
+  std::vector<std::string> models;
+  const auto add = [&](Words options, const char* variable) {
+    const auto argument = ValueOf(arguments, options);
+    const auto model = argument ? argument : environment(variable);
+    if (model) models.push_back(*model);
+  };
+  add(kModel, "LLAMA_ARG_MODEL");
+  add(kDraft, "LLAMA_ARG_SPEC_DRAFT_MODEL");
+  return models;
+}
+
 bool AsksForInformation(const std::vector<std::string>& arguments) {
   constexpr std::string_view kQuestions[] = {"-h",           "--help",           "--usage",
                                              "--version",    "--list-devices",   "-cl",

@@ -24,6 +24,10 @@ std::optional<int> CountLayers(const std::string& path);
 std::string FindBypass(const std::string& program, const std::vector<std::string>& arguments,
                        const Environment& environment, const LayerCount& count_layers);
 
+// The model files that the arguments, or else the environment, name: the model and a draft model.
+std::vector<std::string> ModelsOf(const std::vector<std::string>& arguments,
+                                  const Environment& environment);
+
 // Whether the program is only asked to tell about itself, so that no cache is expected.
 bool AsksForInformation(const std::vector<std::string>& arguments);
 

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "callback.h"
+#include "observer.h"
 #include "plugin.h"
 #include "polarquant/error.h"
 #include "polarquant/llama_control.h"
@@ -22,23 +23,41 @@ void CopyText(const std::string& text, char* out, size_t out_bytes) {
   out[count] = '\0';
 }
 
-}  // namespace
-
-int Configure(const char* policy_json, char* error, size_t error_bytes) {
-  ErrorCode code = ErrorCode::kHost;
-  return Guarded(static_cast<int>(code), [&] {
+// Runs `body`; what it throws becomes the error code and the message.
+template <typename Body>
+int Reporting(char* error, size_t error_bytes, const Body& body) {
+  return Guarded(static_cast<int>(ErrorCode::kHost), [&] {
     CopyText("", error, error_bytes);
     try {
-      Policy policy = Policy::Parse(policy_json);
-      policy.Check();
-      CheckRoles(policy);
-      Plugin::Get().Configure(std::move(policy));
+      body();
       return 0;
     } catch (const Error& failure) {
       CopyText(failure.what(), error, error_bytes);
       return static_cast<int>(failure.code());
     }
   });
+}
+
+}  // namespace
+
+int Configure(const char* policy_json, char* error, size_t error_bytes) {
+  return Reporting(error, error_bytes, [&] {
+    Policy policy = Policy::Parse(policy_json);
+    policy.Check();
+    CheckRoles(policy);
+    Plugin::Get().Configure(std::move(policy));
+  });
+}
+
+int Observe() {
+  return Guarded(static_cast<int>(ErrorCode::kHost), [] {
+    Observer::Get().Start();
+    return 0;
+  });
+}
+
+int Observed(const char* path, char* error, size_t error_bytes) {
+  return Reporting(error, error_bytes, [&] { Observer::Get().Finish(path); });
 }
 
 size_t WriteStatus(char* json, size_t json_bytes) {
@@ -50,6 +69,8 @@ size_t WriteStatus(char* json, size_t json_bytes) {
 }
 
 static_assert(std::is_same_v<polarquant_configure_t, decltype(&Configure)>);
+static_assert(std::is_same_v<polarquant_observe_t, decltype(&Observe)>);
+static_assert(std::is_same_v<polarquant_observed_t, decltype(&Observed)>);
 static_assert(std::is_same_v<polarquant_status_t, decltype(&WriteStatus)>);
 
 }  // namespace polarquant::llama

@@ -14,8 +14,8 @@
 
 namespace polarquant::llama {
 
-KvCache::KvCache(Policy policy, uint64_t generation)
-    : policy_(std::move(policy)), generation_(generation) {}
+KvCache::KvCache(Policy policy, Profiles profiles, uint64_t generation)
+    : policy_(std::move(policy)), profiles_(std::move(profiles)), generation_(generation) {}
 
 std::unique_ptr<KvTensor> KvCache::Adopt(const ggml_tensor* tensor, const CacheName& name) {
   const std::string title = std::string(tensor->name) + ": ";
@@ -87,6 +87,41 @@ CellStore* KvCache::FindStore(const KvTensor& tensor, int64_t stream) {
   return tensor.stores[static_cast<size_t>(stream)].get();
 }
 
+std::shared_ptr<const KeyProfile> KvCache::ProfileOf(const KvTensor& tensor,
+                                                     const CellStore::Config& config) {
+  const auto model =
+      MatchProfile(profiles_, tensor.parsed.layer, config.num_kv_heads, config.head_dim);
+  const LayerProfile& layer = *model->Find(tensor.parsed.layer);
+  const Rope rope = tensor.rope.value_or(Rope{});
+  if (rope.pairing != layer.rope.pairing || rope.dims != layer.rope.dims) {
+    throw Error(ErrorCode::kParameter, tensor.name + ": RoPE turns " + std::to_string(rope.dims) +
+                                           " channels of a head here, and " +
+                                           std::to_string(layer.rope.dims) +
+                                           ", or others, in the profile of " + model->model +
+                                           "; give the profile of this model");
+  }
+  auto keys = std::make_shared<KeyProfile>(layer.KeysFor(config.scheme.normalisation));
+  keys->rope.frequencies = rope.frequencies;
+  if (config.scheme.normalisation.rope && rope.frequencies.empty()) {
+    const std::string cause =
+        tensor.rope ? tensor.rope_trouble : "no RoPE was seen to turn these keys";
+    throw Error(ErrorCode::kUnsupported, tensor.name + ": center=rope cannot serve this model: " +
+                                             cause + "; leave center=rope out");
+  }
+  profiles_used_.insert(model->model);
+  return keys;
+}
+
+const std::vector<int32_t>& KvCache::Positions(const ggml_tensor* tensor) {
+  const std::pair<const void*, int64_t> now = {tensor->data, epoch_};
+  if (positions_of_ != now) {
+    const auto* first = static_cast<const int32_t*>(tensor->data);
+    positions_.assign(first, first + ggml_nelements(tensor));
+    positions_of_ = now;
+  }
+  return positions_;
+}
+
 CellStore& KvCache::Store(KvTensor& tensor, int64_t stream) {
   std::unique_ptr<CellStore>& store = tensor.stores[static_cast<size_t>(stream)];
   if (store != nullptr) return *store;
@@ -108,6 +143,7 @@ CellStore& KvCache::Store(KvTensor& tensor, int64_t stream) {
   config.window_tokens = policy_.window_tokens;
   config.sink_tokens = policy_.sink_tokens;
   config.max_partial_pages = policy_.max_partial_pages;
+  if (config.scheme.normalisation.needs_profile()) config.profile = ProfileOf(tensor, config);
   store = std::make_unique<CellStore>(
       config, tensor.base + tensor.stream_bytes() * static_cast<size_t>(stream));
   if (first) {
@@ -205,9 +241,19 @@ std::string KvCache::KvText() const {
   return policy_.key.ToString() + "/" + policy_.value.ToString();
 }
 
+std::string KvCache::ProfileText() const {
+  std::string text;
+  for (const std::string& model : profiles_used_) {
+    if (!text.empty()) text += ", ";
+    text += model;
+  }
+  return text;
+}
+
 void KvCache::Announce() const {
   CacheFacts facts;
   facts.kv = KvText();
+  facts.profile = ProfileText();
   facts.key = policy_.key.ToString();
   facts.value = policy_.value.ToString();
   facts.rules = static_cast<int>(policy_.layers.size());

@@ -13,6 +13,8 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -21,6 +23,7 @@
 #include "graph.h"
 #include "polarquant/cell_store.h"
 #include "polarquant/policy.h"
+#include "profiles.h"
 
 namespace polarquant::llama {
 
@@ -37,6 +40,8 @@ struct KvTensor {
   int64_t num_cells = 0;  // of one stream
   int64_t num_streams = 1;
   int head_dim = 0;                                // 0 until learned
+  std::optional<Rope> rope;                        // of keys; none until learned, or without RoPE
+  std::string rope_trouble;                        // why frequencies are not known
   std::vector<std::unique_ptr<CellStore>> stores;  // by stream, null until used
 
   // Attention reads between two writes: a layer that reuses another's cache reads it again, and
@@ -66,7 +71,7 @@ struct CacheTotals {
 
 class KvCache {
  public:
-  KvCache(Policy policy, uint64_t generation);
+  KvCache(Policy policy, Profiles profiles, uint64_t generation);
   KvCache(const KvCache&) = delete;
   KvCache& operator=(const KvCache&) = delete;
 
@@ -83,6 +88,9 @@ class KvCache {
   // What a view of the tensor tells about its heads. Throws Error if it cannot be served.
   void Learn(KvTensor& tensor, int64_t head_dim);
   CellStore& Store(KvTensor& tensor, int64_t stream);
+  // The positions of the batch's rows, which the graph keeps in `tensor`. They are copied when the
+  // batch is first seen: the graph may reuse that memory once all keys are turned.
+  const std::vector<int32_t>& Positions(const ggml_tensor* tensor);
   static CellStore* FindStore(const KvTensor& tensor, int64_t stream);
 
   // A new round of writing begins when a tensor written in this round is written again.
@@ -107,15 +115,20 @@ class KvCache {
   void SetDamage(std::string cause) { damage_ = std::move(cause); }
   void SetRefusal(std::string cause) { refusal_ = std::move(cause); }
 
-  std::string KvText() const;  // "turbo4:center/turbo4"
+  std::string KvText() const;       // "turbo4:center/turbo4"
+  std::string ProfileText() const;  // of the models, empty if no profile is used
 
  private:
   void Resolve();
+  std::shared_ptr<const KeyProfile> ProfileOf(const KvTensor& tensor,
+                                              const CellStore::Config& config);
   void Settle(KvTensor& tensor, int num_threads);
   void Announce() const;
 
   std::mutex mutex_;
   const Policy policy_;
+  const Profiles profiles_;
+  std::set<std::string> profiles_used_;
   const uint64_t generation_;
   std::vector<KvTensor*> tensors_;
   std::map<std::pair<std::string, int>, int> layer_index_;  // (tag, layer) counted from 0
@@ -123,6 +136,8 @@ class KvCache {
   bool in_use_ = false;
   std::string refusal_, damage_;
   int64_t epoch_ = 0;
+  std::pair<const void*, int64_t> positions_of_ = {nullptr, -1};  // memory and epoch
+  std::vector<int32_t> positions_;
   std::pair<const KvTensor*, int64_t> loading_ = {nullptr, 0};  // tensor and stream of the series
   int loaded_rows_ = 0;
   std::map<std::pair<const void*, int64_t>, std::vector<int64_t>> sinks_;  // of this epoch

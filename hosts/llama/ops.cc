@@ -8,9 +8,11 @@
 #include <vector>
 
 #include "buffer.h"
+#include "observer.h"
 #include "plugin.h"
 #include "polarquant/attention.h"
 #include "polarquant/error.h"
+#include "rope.h"
 #include "status.h"
 
 namespace polarquant::llama {
@@ -160,6 +162,14 @@ void WriteRows(HostCompute& host, ggml_tensor* node) {
            std::to_string(tensor.row_values));
   }
   tensor.cache->BeginWrite(tensor, host.num_threads());
+  const int32_t* positions = nullptr;  // of the rows, where a ROPE node tells them
+  const ggml_tensor* rope = tensor.parsed.role == Role::kKey ? RopeOfWrite(node) : nullptr;
+  if (rope != nullptr) {
+    if (!tensor.rope) tensor.rope = RopeOf(host, rope, tensor.rope_trouble);
+    if (rope->src[1]->ne[0] == rows->ne[1]) {
+      positions = tensor.cache->Positions(rope->src[1]).data();
+    }
+  }
   const int64_t count = rows->ne[1];
   const auto stride = static_cast<int64_t>(rows->nb[1] / sizeof(float));
   std::vector<int64_t> cells;
@@ -175,9 +185,13 @@ void WriteRows(HostCompute& host, ggml_tensor* node) {
                                         std::to_string(RowIndex(indices, first)) +
                                         " is written, which it does not have");
     }
-    tensor.cache->Store(tensor, stream)
-        .Write(cells, static_cast<const float*>(rows->data) + first * stride, stride,
-               host.num_threads());
+    const float* first_row = static_cast<const float*>(rows->data) + first * stride;
+    const int32_t* first_position = positions == nullptr ? nullptr : positions + first;
+    CellStore& store = tensor.cache->Store(tensor, stream);
+    store.Write(cells, first_row, stride, host.num_threads(), first_position);
+    if (tensor.parsed.role == Role::kKey) {
+      Observer::Get().Keys(tensor, cells, first_row, stride, first_position);
+    }
     first = end;
   }
 }
@@ -192,6 +206,9 @@ void ComputeAttention(HostCompute& host, ggml_tensor* node) {
   LogAttention();
 
   const bool all_exact = AllExact(keys) && AllExact(values);
+  for (int64_t i = 0; i < keys.num_streams; ++i) {
+    Observer::Get().Queries(*keys.tensor, CallOf(node, keys, i));
+  }
   if (all_exact && Plugin::Get().settings().host_attention) {
     host.Compute(node);
     return;
@@ -259,7 +276,7 @@ void ShiftKeys(HostCompute& host, ggml_tensor* node) {
             const auto at = std::lower_bound(cells.begin(), cells.end(), cell) - cells.begin();
             std::copy_n(&rows[static_cast<size_t>(at) * row_values], row_values, row);
           },
-          host.num_threads());
+          host.num_threads(), positions.data());
     }
   }
 }

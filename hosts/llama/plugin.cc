@@ -17,8 +17,10 @@ void Plugin::Create(Settings settings) { the_plugin = new Plugin(std::move(setti
 Plugin& Plugin::Get() { return *the_plugin; }
 
 void Plugin::Configure(Policy policy) {
+  Profiles profiles = LoadProfiles(policy);
   const std::lock_guard lock(mutex_);
   policy_ = std::move(policy);
+  profiles_ = std::move(profiles);
   ++generation_;
 }
 
@@ -33,7 +35,7 @@ std::shared_ptr<KvCache> Plugin::CacheForNewTensor() {
   const std::lock_guard lock(mutex_);
   std::shared_ptr<KvCache> cache = open_cache.lock();
   if (cache != nullptr && !cache->in_use() && cache->generation() == generation_) return cache;
-  cache = std::make_shared<KvCache>(policy_, generation_);
+  cache = std::make_shared<KvCache>(policy_, profiles_, generation_);
   open_cache = cache;
   std::erase_if(caches_, [](const auto& entry) { return entry.expired(); });
   caches_.push_back(cache);

@@ -9,6 +9,7 @@
 
 #include "kv_cache.h"
 #include "polarquant/policy.h"
+#include "profiles.h"
 #include "settings.h"
 
 namespace polarquant::llama {
@@ -20,7 +21,7 @@ class Plugin {
 
   const Settings& settings() const { return settings_; }
 
-  // The policy of every cache made from now on.
+  // The policy of every cache made from now on. Throws Error if a profile is missing or damaged.
   void Configure(Policy policy);
   Policy policy() const;
 
@@ -32,11 +33,15 @@ class Plugin {
   std::vector<std::shared_ptr<KvCache>> LiveCaches();
 
  private:
-  explicit Plugin(Settings settings) : settings_(std::move(settings)), policy_(settings_.policy) {}
+  explicit Plugin(Settings settings)
+      : settings_(std::move(settings)),
+        policy_(settings_.policy),
+        profiles_(LoadProfiles(policy_)) {}
 
   const Settings settings_;
   mutable std::mutex mutex_;
   Policy policy_;
+  Profiles profiles_;
   uint64_t generation_ = 0;  // counts Configure
   std::vector<std::weak_ptr<KvCache>> caches_;
 };

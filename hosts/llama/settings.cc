@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <cstdlib>
@@ -21,10 +22,11 @@ constexpr const char* kKv = "POLARQUANT_KV";
 constexpr const char* kWindow = "POLARQUANT_WINDOW";
 constexpr const char* kSinks = "POLARQUANT_SINKS";
 constexpr const char* kPolicy = "POLARQUANT_POLICY";
+constexpr const char* kProfile = "POLARQUANT_PROFILE";
 constexpr const char* kIsa = "POLARQUANT_ISA";
 constexpr const char* kAttention = "POLARQUANT_ATTENTION";
 constexpr const char* kStatus = "POLARQUANT_STATUS";
-constexpr std::array kKnown = {kKv, kWindow, kSinks, kPolicy, kIsa, kAttention, kStatus};
+constexpr std::array kKnown = {kKv, kWindow, kSinks, kPolicy, kProfile, kIsa, kAttention, kStatus};
 
 void RefuseUnknownVariables() {
   for (char** entry = environ; entry != nullptr && *entry != nullptr; ++entry) {
@@ -48,6 +50,14 @@ int ParseCount(const char* name, std::string_view text) {
                                            " is not a count; give a whole number of rows");
   }
   return value;
+}
+
+void AddProfiles(std::string_view paths, Policy& policy) {
+  while (!paths.empty()) {
+    const size_t end = std::min(paths.find(':'), paths.size());
+    if (end > 0) policy.profiles.emplace_back(paths.substr(0, end));
+    paths.remove_prefix(std::min(end + 1, paths.size()));
+  }
 }
 
 // Runs `parse`, naming the variable if it throws.
@@ -108,6 +118,7 @@ Settings Settings::FromEnvironment() {
   }
   if (window != nullptr) settings.policy.window_tokens = ParseCount(kWindow, window);
   if (sinks != nullptr) settings.policy.sink_tokens = ParseCount(kSinks, sinks);
+  if (const char* paths = std::getenv(kProfile)) AddProfiles(paths, settings.policy);
   settings.policy.Check();
   CheckRoles(settings.policy);
   if (const char* word = std::getenv(kAttention)) {

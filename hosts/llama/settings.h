@@ -6,6 +6,7 @@
 //   POLARQUANT_WINDOW     newest rows kept exact              128
 //   POLARQUANT_SINKS      first cells of a sequence kept exact  4
 //   POLARQUANT_POLICY     a policy file (JSON) instead of the three above
+//   POLARQUANT_PROFILE    profiles of models, FILE[:FILE...], besides those of the policy file
 //   POLARQUANT_ISA        scalar, avx2 or avx512              the best the CPU has
 //   POLARQUANT_ATTENTION  host or own: who computes attention over layers whose keys and values
 //                         are both exact                      host

@@ -117,16 +117,18 @@ void LogLoaded(const std::string& version, const std::string& commit) {
 void LogCache(const CacheFacts& facts) {
   const std::string rules =
       facts.rules == 0 ? "" : ", " + std::to_string(facts.rules) + " layer rules";
+  const std::string profile = facts.profile.empty() ? "" : ", profile of " + facts.profile;
   std::fprintf(stderr,
-               "polarquant: %d layers, K %s, V %s%s, %.2f/%.2f bits/value, window %d, sinks %d, "
+               "polarquant: %d layers, K %s, V %s%s%s, %.2f/%.2f bits/value, window %d, sinks %d, "
                "%s\n",
-               facts.layers, facts.key.c_str(), facts.value.c_str(), rules.c_str(), facts.key_bits,
-               facts.value_bits, facts.window, facts.sinks, facts.isa.c_str());
+               facts.layers, facts.key.c_str(), facts.value.c_str(), rules.c_str(), profile.c_str(),
+               facts.key_bits, facts.value_bits, facts.window, facts.sinks, facts.isa.c_str());
   Log& log = TheLog();
   const std::lock_guard lock(log.mutex);
   Append(log, {{"event", "cache"},
                {"layers", facts.layers},
                {"kv", facts.kv},
+               {"profile", facts.profile},
                {"window", facts.window},
                {"sinks", facts.sinks},
                {"isa", facts.isa},

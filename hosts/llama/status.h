@@ -19,7 +19,8 @@ namespace polarquant::llama {
 
 struct CacheFacts {
   std::string kv, key, value;
-  int rules = 0;  // exceptions by layer
+  std::string profile;  // the model whose profile is used, or empty
+  int rules = 0;        // exceptions by layer
   int layers = 0;
   int window = 0;
   int sinks = 0;

@@ -22,6 +22,7 @@
 #include <span>
 #include <vector>
 
+#include "polarquant/key_profile.h"
 #include "polarquant/page.h"
 #include "polarquant/scheme.h"
 
@@ -41,12 +42,17 @@ struct MemoryUse {
   MemoryUse& operator+=(const MemoryUse& other);
 };
 
+class RotatingCentre;  // math/rotating_centre.h
+
 // One page of one kv_head as attention reads it.
 struct PageView {
   const std::byte* page = nullptr;  // encoded page, null while the page is open (all rows exact)
   bool mixed = false;               // rows of several headers: decode with DecodeCells only
   // Cells with an exact copy, which wins over the codes: slot s is word s/64, bit s%64.
   uint64_t exact[kMaxPageTokens / 64] = {};
+  // With a rotating centre: slot s has position positions[s], or first_position + s if null.
+  const int32_t* positions = nullptr;
+  int32_t first_position = 0;
 };
 
 class CellStore {
@@ -61,6 +67,9 @@ class CellStore {
     int window_tokens = 128;
     int sink_tokens = 4;
     int max_partial_pages = 8;
+    // For schemes that need it (Normalisation::needs_profile): the balance scale, or the mean with
+    // RoPE and its frequencies, of this layer's heads. Its pairing must be the model's.
+    std::shared_ptr<const KeyProfile> profile;
   };
 
   // `exact_range`: zero-filled anonymous private memory of at least exact_range_bytes(), aligned to
@@ -74,15 +83,17 @@ class CellStore {
   static size_t exact_range_bytes(const Config& config);
 
   const Config& config() const;
-  const PageFormat& format() const;
+  // Sizes are the same for all kv_heads.
+  const PageFormat& format(int kv_head = 0) const;
   // Whether the scheme stores the exact f16 rows and nothing ever closes.
   bool exact_only() const;
 
   // Writes rows: `rows` [cells.size()] at row_stride floats apart, each num_kv_heads * head_dim
   // f32, rounded to f16 (NaN to 0, infinities and overflow to +-65504). Cells must be distinct and
-  // in range.
-  void Write(std::span<const int64_t> cells, const float* rows, int64_t row_stride,
-             int num_threads);
+  // in range. `positions` [cells.size()] are those RoPE turned the rows by; a scheme with a
+  // rotating centre needs them, others ignore them.
+  void Write(std::span<const int64_t> cells, const float* rows, int64_t row_stride, int num_threads,
+             const int32_t* positions = nullptr);
   // Closes and patches what has left the window. Call after attention has read the batch.
   void Settle(int num_threads);
   // Keeps these cells exact until they are written again. A cell whose exact copy is already gone
@@ -92,8 +103,10 @@ class CellStore {
   // K-shift and the like: rows of `cells` are decoded, changed by `change(cell, row)` (row is
   // num_kv_heads * head_dim f32) and stored back as they were: exact rows exact, coded rows coded
   // (a page all of whose rows change gets fresh statistics). `change` may run on any thread.
+  // `shifts` [cells.size()] is what is added to the positions of the rows, as for Write.
   void Transform(std::span<const int64_t> cells,
-                 const std::function<void(int64_t cell, float* row)>& change, int num_threads);
+                 const std::function<void(int64_t cell, float* row)>& change, int num_threads,
+                 const int32_t* shifts = nullptr);
 
   // Forgets every row and gives all memory back.
   void Clear();
@@ -109,8 +122,9 @@ class CellStore {
 
   // Saved rows take exactly saved_row_bytes() = num_kv_heads * head_dim * 2 bytes: exact rows as
   // they are, coded rows as a marked record with the page's header, so that a load restores the
-  // very codes. can_save() is false where the record does not fit; SaveRow then throws
-  // Error(kUnsupported) naming the scheme.
+  // very codes. can_save() is false where the record does not fit, and with a rotating centre (an
+  // exact row leaves no room for its position); SaveRow then throws Error(kUnsupported) naming the
+  // scheme.
   size_t saved_row_bytes() const;
   bool can_save() const;
   void SaveRow(int64_t cell, std::byte* saved) const;
@@ -118,6 +132,7 @@ class CellStore {
 
   // For attention.
   int64_t num_pages() const;
+  const RotatingCentre* centre(int kv_head) const;  // null without one
   PageView View(int64_t page, int kv_head) const;
   const uint16_t* exact_rows() const;  // f16, the range described above
   int64_t exact_row_stride() const;    // num_kv_heads * head_dim

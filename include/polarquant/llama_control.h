@@ -27,6 +27,17 @@ typedef int (*polarquant_configure_t)(const char* policy_json, char* error, size
 #define POLARQUANT_STATUS_CALL "polarquant_status"
 typedef size_t (*polarquant_status_t)(char* json, size_t json_bytes);
 
+// "polarquant_observe": starts to collect the moments of queries and keys of every layer that
+// attends over our caches. Use exact ones (f16), and texts that fill whole pages of 128 tokens.
+#define POLARQUANT_OBSERVE "polarquant_observe"
+typedef int (*polarquant_observe_t)(void);
+
+// "polarquant_observed": ends collecting, and writes the profile (model_profile.h; the model's name
+// and fingerprint are left empty) to `path`. Returns 0, or an ErrorCode with the message in
+// `error`.
+#define POLARQUANT_OBSERVED "polarquant_observed"
+typedef int (*polarquant_observed_t)(const char* path, char* error, size_t error_bytes);
+
 #ifdef __cplusplus
 }
 #endif

@@ -18,8 +18,13 @@ inline constexpr int kMaxPageTokens = 256;
 class PageFormat {
  public:
   // The role decides the tile order: keys have tokens as lanes, values channels. page_tokens: 64,
-  // 128 or 256. Throws Error(kUnsupported) for a head_dim or page_tokens outside the limits.
-  PageFormat(const Scheme& scheme, Role role, int head_dim, int page_tokens = 128);
+  // 128 or 256. Throws Error(kUnsupported) for a head_dim or page_tokens outside the limits, and
+  // for values with a scheme that weighs keys against queries. `balance` [head_dim] is the head's
+  // balance scale (polarquant/key_profile.h), for a scheme that has one; without it the format
+  // knows its sizes, and encoding and decoding throw Error(kParameter). The rotating centre is not
+  // the page's business: rows come without it.
+  PageFormat(const Scheme& scheme, Role role, int head_dim, int page_tokens = 128,
+             std::span<const float> balance = {});
   ~PageFormat();
   PageFormat(PageFormat&&) noexcept;
   PageFormat& operator=(PageFormat&&) noexcept;
@@ -54,14 +59,13 @@ class PageFormat {
   std::span<const std::byte> Header(const std::byte* page) const;
   std::span<std::byte> Header(std::byte* page) const;
 
-  // For attention: rows as the codec decodes them, still rotated and without the mean
+  // For attention: rows as the codec decodes them, still balanced and rotated and without the mean
   // [count][head_dim]; and the mean in the original space (false and untouched if there is none).
   void DecodeCodes(const std::byte* page, int count, float* rows_rot) const;
   bool Mean(const std::byte* page, float* mean) const;
-  // Rotation of this format, in place: queries before scoring, outputs after accumulating.
-  // Identity when the scheme does not rotate.
-  void Rotate(float* row) const;
-  void Unrotate(float* row) const;
+  // 1 / balance scale [head_dim], by which queries are multiplied before they are rotated; empty
+  // when the scheme does not balance.
+  std::span<const float> inverse_balance() const;
 
   // Where the parts of a page lie, for kernels. Tile codecs (turbo2..4) keep their codes in tile
   // order (format/tile_layout.h) followed by scale_blocks() arrays of page_tokens f16 scales.

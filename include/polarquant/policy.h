@@ -30,12 +30,17 @@ struct Policy {
   int page_tokens = 128;          // rows encoded together: 64, 128 or 256
   int max_partial_pages = 8;      // partly filled pages kept exact before the oldest closes short
   std::vector<LayerRule> layers;  // later rules win
+  // Files of models' profiles (polarquant/model_profile.h), for schemes that need one.
+  std::vector<std::string> profiles;
+
+  bool needs_profile() const;  // whether any scheme does
 
   // The scheme of a role in layer `layer` of `num_layers` (layers with a cache only).
   const Scheme& SchemeFor(Role role, int layer, int num_layers) const;
 
   // {"key":"turbo4","value":"turbo3","window":128,"sinks":4,"page_tokens":128,
-  //  "max_partial_pages":8,"layers":[{"first":0,"last":1,"key":"q8_0","value":"q8_0"}]}
+  //  "max_partial_pages":8,"layers":[{"first":0,"last":1,"key":"q8_0","value":"q8_0"}],
+  //  "profiles":["model.profile"]}
   // Every key is optional on parsing, unknown keys are an error (kFormat).
   static Policy Parse(std::string_view json);
   static Policy Load(const std::string& path);

@@ -2,11 +2,14 @@
 // A scheme names how the rows of one role (keys or values) are stored: a codec and how rows are
 // prepared for it. Spelling, the same everywhere (command line, environment, policies, reports):
 //
-//   CODEC[:center][:scale=mse|norm|unbiased][:rotate=none]
+//   CODEC[:center|:balance|:balanced][:center=rope][:scale=mse|norm|unbiased][:rotate=none]
 //
 //   turbo4                  normalise nothing, rotate, 4-bit Lloyd-Max codes, least-squares scale
 //   turbo3:scale=unbiased   the same with three bits and the EDEN scale
 //   turbo4:center           the page's mean is subtracted first and kept in the page's header
+//   turbo4:balanced         the same, and channels are weighed against the queries: `center` and
+//                           `balance` together (keys only; needs a model's profile)
+//   turbo4:balanced:center=rope   and the head's constant, turned by RoPE, is subtracted before
 //   q8_0:rotate=none        ggml's block format on the bare row (by default rows are rotated
 //                           first, as llama.cpp does for its own quantised caches)
 //
@@ -22,8 +25,17 @@ namespace polarquant {
 
 enum class Role { kKey, kValue };
 
-// Stage 1, before the rotation. kCenter subtracts the mean of the page's rows.
-enum class Normalisation { kNone, kCenter };
+// Stage 1, before the rotation. `balance` and `rope` are for keys and need what a model's profile
+// says of its heads (polarquant/key_profile.h).
+struct Normalisation {
+  bool center = false;   // the mean of the page's rows is subtracted
+  bool balance = false;  // then channels are multiplied by the head's balance scale
+  bool rope = false;     // first of all RoPE_t(mean key of the head) is subtracted; implies center
+
+  bool any() const { return center || balance || rope; }
+  bool needs_profile() const { return balance || rope; }
+  bool operator==(const Normalisation&) const = default;
+};
 
 // The stored scale of a quantised row x with code vector c (Vargaftik et al., DRIVE 2021 and EDEN
 // 2022): least squares <c,x>/|c|^2, equal norms |x|/|c|, or unbiased inner products |x|^2/<c,x>.
@@ -31,7 +43,7 @@ enum class ScaleRule { kMse, kNorm, kUnbiased };
 
 struct Scheme {
   std::string codec = "f16";  // a name of the codec table (polarquant/codec.h)
-  Normalisation normalisation = Normalisation::kNone;
+  Normalisation normalisation;
   ScaleRule scale_rule = ScaleRule::kMse;
   bool rotate = false;  // whether rows are rotated before the codec; the codec's default if unsaid
 

@@ -76,11 +76,11 @@ void HeadBlock::Start(const Setup& setup, int kv_head, const QueryBlock& block) 
   const auto lay_out = [&](std::byte* memory) {
     Pieces pieces{memory};
     pieces.Take(&queries_, rows * dim_k);
-    queries_rot_ = queries_;
-    if (keys.rotated) pieces.Take(&queries_rot_, rows * dim_k);
+    queries_mapped_ = queries_;
+    if (keys.rotated || keys.balanced) pieces.Take(&queries_mapped_, rows * dim_k);
     pieces.Take(&prepared_, static_cast<int64_t>(prepared_bytes));
     pieces.Take(&logits_, rows * chunk_pages_ * keys.page_tokens);
-    pieces.Take(&scratch_, std::max(keys.page_tokens * std::max(dim_k, dim_v), rows));
+    pieces.Take(&scratch_, ScratchFloats(keys, values, rows_));
     pieces.Take(&max_, rows);
     pieces.Take(&sum_, rows);
     pieces.Take(&page_sums_, rows * chunk_pages_);
@@ -104,12 +104,17 @@ void HeadBlock::Start(const Setup& setup, int kv_head, const QueryBlock& block) 
     max_[r] = kHidden;
     sum_[r] = poison;
   }
-  if (keys.rotated) {
-    std::copy_n(queries_, rows * dim_k, queries_rot_);
-    setup.kernels().rotate(queries_rot_, dim_k, rows_, keys.head_dim);
+  if (queries_mapped_ != queries_) std::copy_n(queries_, rows * dim_k, queries_mapped_);
+  if (keys.balanced) {  // <q, k> = <q / s, s k>
+    const float* factors = keys.store->format(kv_head).inverse_balance().data();
+    for (int r = 0; r < rows_; ++r) {
+      float* query = queries_mapped_ + r * dim_k;
+      for (int64_t i = 0; i < dim_k; ++i) query[i] *= factors[i];
+    }
   }
+  if (keys.rotated) setup.kernels().rotate(queries_mapped_, dim_k, rows_, keys.head_dim);
   if (keys.tiles != nullptr) {
-    keys.tiles->prepare(*keys.codec, queries_rot_, dim_k, rows_, keys.head_dim, prepared_);
+    keys.tiles->prepare(*keys.codec, queries_mapped_, dim_k, rows_, keys.head_dim, prepared_);
   }
   std::fill_n(plain_, rows * dim_v, 0.0f);
   if (values.rotated) std::fill_n(rotated_, rows * dim_v, 0.0f);
@@ -127,7 +132,7 @@ void HeadBlock::AttendChunk(std::span<const PageWork> pages, const PageWork* fol
   const Setup& setup = *setup_;
   const int page_tokens = setup.keys.page_tokens;
   const int64_t stride = static_cast<int64_t>(chunk_pages_) * page_tokens;
-  const QueryRows queries = {rows_, queries_, queries_rot_, prepared_};
+  const QueryRows queries = {rows_, queries_, queries_mapped_, prepared_};
   // In the order they are read: keys of the chunk, values of the chunk, the next chunk's keys.
   PageRef refs[2 * kMaxChunkPages + 1];
   const size_t count = pages.size();

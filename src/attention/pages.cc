@@ -8,6 +8,7 @@
 
 #include "cache/page_bits.h"
 #include "format/tile_layout.h"
+#include "math/rotating_centre.h"
 #include "math/rotation.h"
 
 namespace polarquant {
@@ -55,6 +56,29 @@ void DecodeTo(const Side& side, const std::byte* page, const PageWork& work, flo
   }
 }
 
+// Logits of the rotating centre, <q, m_t>, added to those of slots [work.begin, work.end).
+void AddCentreScores(const Side& keys, const RotatingCentre& centre, const PageRef& page,
+                     const QueryRows& queries, float* scratch, float* logits, int64_t stride) {
+  const int terms = centre.num_terms(), head_dim = keys.head_dim;
+  const PageView& view = page.view;
+  float* weights = scratch;  // [rows][terms]
+  float* scores = scratch + static_cast<int64_t>(queries.rows) * terms;
+  const auto add = [&](int slot, int32_t position, int count) {
+    for (int r = 0; r < queries.rows; ++r) {
+      centre.Weigh(position, queries.plain + static_cast<int64_t>(r) * head_dim,
+                   weights + static_cast<int64_t>(r) * terms);
+    }
+    keys.kernels->score_f32(weights, terms, queries.rows, terms, centre.table(), terms, count,
+                            scores, count);
+    for (int r = 0; r < queries.rows; ++r) {
+      for (int i = 0; i < count; ++i) logits[r * stride + slot + i] += scores[r * count + i];
+    }
+  };
+  const int begin = page.work.begin, count = page.work.end - begin;
+  if (view.positions == nullptr) return add(begin, view.first_position + begin, count);
+  for (int i = 0; i < count; ++i) add(begin + i, view.positions[begin + i], 1);
+}
+
 }  // namespace
 
 const Codec* CodecNamed(std::string_view name) {
@@ -81,13 +105,19 @@ Side::Side(const Kernels& with, const CellStore& of)
       head_dim(of.config().head_dim),
       page_tokens(of.config().page_tokens),
       codes(!of.exact_only()),
-      rotated(codes && of.config().scheme.rotate) {
+      rotated(codes && of.config().scheme.rotate),
+      balanced(codes && of.config().scheme.normalisation.balance) {
   if (codec->info.name == "q8_0") decode = with.decode_q8_0;
   if (codec->info.name == "q4_0") decode = with.decode_q4_0;
 }
 
-bool Side::centred() const {
-  return codes && store->config().scheme.normalisation == Normalisation::kCenter;
+bool Side::centred() const { return codes && store->config().scheme.normalisation.center; }
+
+int64_t ScratchFloats(const Side& keys, const Side& values, int rows) {
+  const int64_t decoded =
+      static_cast<int64_t>(keys.page_tokens) * std::max(keys.head_dim, values.head_dim);
+  const int64_t centred = static_cast<int64_t>(rows) * (keys.head_dim + 16 + keys.page_tokens);
+  return std::max(decoded, centred);
 }
 
 void ScorePage(const Side& keys, const PageRef& page, const QueryRows& queries, float* scratch,
@@ -115,7 +145,7 @@ void ScorePage(const Side& keys, const PageRef& page, const QueryRows& queries, 
                       range.end - range.begin, Ahead(page), logits + range.begin, stride);
   } else {
     DecodeTo(keys, view.page, work, scratch);
-    kernels.score_f32(queries.rotated, head_dim, rows, head_dim,
+    kernels.score_f32(queries.mapped, head_dim, rows, head_dim,
                       scratch + static_cast<int64_t>(work.begin) * head_dim, head_dim,
                       work.end - work.begin, logits + work.begin, stride);
   }
@@ -127,6 +157,9 @@ void ScorePage(const Side& keys, const PageRef& page, const QueryRows& queries, 
       float* row = logits + r * stride;
       for (int slot = work.begin; slot < work.end; ++slot) row[slot] += shifts[r];
     }
+  }
+  if (const RotatingCentre* centre = keys.store->centre(page.kv_head)) {
+    AddCentreScores(keys, *centre, page, queries, scratch, logits, stride);
   }
   ExactSlots(view, work).ForEachRun(score_exact);
 }

@@ -22,8 +22,9 @@ struct Side {
   void (*decode)(const std::byte* records, int count, int head_dim, float* rows) = nullptr;
   int head_dim = 0;
   int page_tokens = 0;
-  bool codes = false;    // pages may have codes at all
-  bool rotated = false;  // codes are in the rotated space
+  bool codes = false;     // pages may have codes at all
+  bool rotated = false;   // codes are in the rotated space
+  bool balanced = false;  // and queries are divided by the balance scale first
 
   Side(const Kernels& with, const CellStore& of);
   bool centred() const;
@@ -37,7 +38,7 @@ const Codec* CodecNamed(std::string_view name);
 struct QueryRows {
   int rows;
   const float* plain;         // [rows][head_dim]
-  const float* rotated;       // the same when codes are not rotated
+  const float* mapped;        // balanced and rotated as the codes are
   const std::byte* prepared;  // for tiles
 };
 
@@ -51,7 +52,8 @@ struct PageRef {
 };
 
 // logits[r * stride + slot] for the slots of the page's work (others of it may be overwritten).
-// `scratch` holds page_tokens * head_dim floats, and as many as there are rows.
+// `scratch` holds ScratchFloats() floats.
+int64_t ScratchFloats(const Side& keys, const Side& values, int rows);
 void ScorePage(const Side& keys, const PageRef& page, const QueryRows& queries, float* scratch,
                float* logits, int64_t stride);
 

@@ -36,7 +36,52 @@ const CellStore::Config& Checked(const CellStore::Config& config) {
 }
 
 bool KeepsExactRows(const Scheme& scheme) {
-  return scheme.codec == "f16" && scheme.normalisation == Normalisation::kNone && !scheme.rotate;
+  return scheme.codec == "f16" && !scheme.normalisation.any() && !scheme.rotate;
+}
+
+std::vector<PageFormat> FormatsOf(const CellStore::Config& config) {
+  const auto head_dim = static_cast<size_t>(std::max(config.head_dim, 0));
+  std::vector<PageFormat> formats;
+  const Normalisation& normalisation = config.scheme.normalisation;
+  if (!normalisation.needs_profile()) {
+    formats.emplace_back(config.scheme, config.role, config.head_dim, config.page_tokens);
+    return formats;
+  }
+  const KeyProfile* profile = config.profile.get();
+  if (profile != nullptr) profile->Check(config.num_kv_heads, config.head_dim);
+  const bool known = profile != nullptr && (!normalisation.balance || !profile->balance.empty()) &&
+                     (!normalisation.rope || !profile->mean.empty());
+  if (!known) {
+    throw Error(ErrorCode::kParameter,
+                "scheme " + config.scheme.ToString() +
+                    " needs the model's profile, which says how its keys are " +
+                    (normalisation.rope ? "centred" : "balanced") +
+                    "; make one with `polarquant tune`");
+  }
+  if (normalisation.rope && profile->rope.dims > 0 && profile->rope.frequencies.empty()) {
+    throw Error(ErrorCode::kParameter, "scheme " + config.scheme.ToString() +
+                                           " needs the frequencies of RoPE, which the host did "
+                                           "not say; use " +
+                                           config.scheme.codec + ":balanced");
+  }
+  for (size_t head = 0; head < static_cast<size_t>(config.num_kv_heads); ++head) {
+    std::span<const float> balance = profile->balance;
+    if (!balance.empty()) balance = balance.subspan(head * head_dim, head_dim);
+    formats.emplace_back(config.scheme, config.role, config.head_dim, config.page_tokens, balance);
+  }
+  return formats;
+}
+
+std::vector<RotatingCentre> CentresOf(const CellStore::Config& config) {
+  std::vector<RotatingCentre> centres;
+  if (!config.scheme.normalisation.rope) return centres;
+  const auto head_dim = static_cast<size_t>(config.head_dim);
+  for (size_t head = 0; head < static_cast<size_t>(config.num_kv_heads); ++head) {
+    centres.emplace_back(config.profile->rope,
+                         std::span(config.profile->mean).subspan(head * head_dim, head_dim),
+                         config.page_tokens);
+  }
+  return centres;
 }
 
 }  // namespace
@@ -54,7 +99,9 @@ MemoryUse& MemoryUse::operator+=(const MemoryUse& other) {
 
 CellStore::Impl::Impl(const Config& checked, std::byte* exact_memory)
     : config(checked),
-      format(checked.scheme, checked.role, checked.head_dim, checked.page_tokens),
+      formats(FormatsOf(checked)),
+      centres(CentresOf(checked)),
+      format(formats.front()),
       exact_only(KeepsExactRows(checked.scheme)),
       num_pages((checked.num_cells + checked.page_tokens - 1) / checked.page_tokens),
       head_dim(static_cast<size_t>(checked.head_dim)),
@@ -71,7 +118,10 @@ CellStore::Impl::Impl(const Config& checked, std::byte* exact_memory)
 
 PageState& CellStore::Impl::Need(int64_t page) {
   auto& state = pages[static_cast<size_t>(page)];
-  if (state == nullptr) state = std::make_unique<PageState>();
+  if (state == nullptr) {
+    state = std::make_unique<PageState>();
+    if (!centres.empty()) state->positions = std::make_unique<RowPositions>();
+  }
   return *state;
 }
 
@@ -143,6 +193,19 @@ std::vector<CellStore::Impl::PageCells> CellStore::Impl::ByPage(
   return groups;
 }
 
+void CellStore::Impl::AddCentre(int64_t page, size_t head, int slot, int count, float sign,
+                                float* rows) const {
+  if (centres.empty()) return;
+  const RowPositions& positions = *Find(page)->positions;
+  if (positions.each.empty()) {
+    centres[head].AddTo(positions.At(slot), count, sign, rows);
+    return;
+  }
+  for (int i = 0; i < count; ++i) {
+    centres[head].AddTo(positions.At(slot + i), 1, sign, rows + static_cast<size_t>(i) * head_dim);
+  }
+}
+
 void CellStore::Impl::DecodeCells(int64_t page, size_t head, float* rows) const {
   const PageState* state = Find(page);
   if (state == nullptr) {
@@ -150,7 +213,10 @@ void CellStore::Impl::DecodeCells(int64_t page, size_t head, float* rows) const 
     return;
   }
   const PageBits coded = state->coded();
-  if (coded.Any()) format.DecodePage(Codes(page, head), coded.Last() + 1, rows);
+  if (coded.Any()) {
+    FormatOf(head).DecodePage(Codes(page, head), coded.Last() + 1, rows);
+    AddCentre(page, head, 0, coded.Last() + 1, 1.0f, rows);
+  }
   for (int slot = 0; slot < config.page_tokens; ++slot) {
     float* row = rows + static_cast<size_t>(slot) * head_dim;
     if (state->exact.Test(slot)) {
@@ -191,7 +257,12 @@ size_t CellStore::exact_range_bytes(const Config& config) {
 }
 
 const CellStore::Config& CellStore::config() const { return impl_->config; }
-const PageFormat& CellStore::format() const { return impl_->format; }
+const PageFormat& CellStore::format(int kv_head) const {
+  return impl_->FormatOf(static_cast<size_t>(kv_head));
+}
+const RotatingCentre* CellStore::centre(int kv_head) const {
+  return impl_->centres.empty() ? nullptr : &impl_->centres[static_cast<size_t>(kv_head)];
+}
 bool CellStore::exact_only() const { return impl_->exact_only; }
 int64_t CellStore::num_pages() const { return impl_->num_pages; }
 int64_t CellStore::exact_row_stride() const { return static_cast<int64_t>(impl_->row_values); }
@@ -200,13 +271,22 @@ MemoryUse CellStore::memory() const { return impl_->Memory(); }
 void CellStore::Settle(int num_threads) { impl_->Settle(num_threads); }
 
 void CellStore::Write(std::span<const int64_t> cells, const float* rows, int64_t row_stride,
-                      int num_threads) {
+                      int num_threads, const int32_t* positions) {
   Impl& impl = *impl_;
   impl.CheckCells(cells);
-  for (const int64_t cell : cells) {
-    const int64_t page = impl.PageOf(cell);
-    const int slot = impl.SlotOf(cell);
+  if (!impl.centres.empty() && positions == nullptr) {
+    throw Error(ErrorCode::kParameter, "scheme " + impl.config.scheme.ToString() +
+                                           " needs the position of every row written");
+  }
+  for (size_t i = 0; i < cells.size(); ++i) {
+    const int64_t page = impl.PageOf(cells[i]);
+    const int slot = impl.SlotOf(cells[i]);
     PageState& state = impl.Need(page);
+    if (state.positions) {
+      PageBits others = state.written;
+      others.Reset(slot);
+      state.positions->Set(slot, positions[i], !others.Any(), impl.page_tokens);
+    }
     state.written.Set(slot);
     state.exact.Set(slot);
     state.pinned.Reset(slot);
@@ -267,6 +347,10 @@ PageView CellStore::View(int64_t page, int kv_head) const {
   if (state->has_codes) view.page = impl_->Codes(page, static_cast<size_t>(kv_head));
   view.mixed = state->mixed != nullptr;
   std::copy(std::begin(state->exact.words), std::end(state->exact.words), view.exact);
+  if (state->positions) {
+    view.first_position = state->positions->first;
+    if (!state->positions->each.empty()) view.positions = state->positions->each.data();
+  }
   return view;
 }
 

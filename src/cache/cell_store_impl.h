@@ -29,6 +29,7 @@
 
 #include "cache/page_state.h"
 #include "cache/sparse_range.h"
+#include "math/rotating_centre.h"
 #include "polarquant/cell_store.h"
 
 namespace polarquant {
@@ -38,7 +39,9 @@ struct CellStore::Impl {
 
   // ---- Shapes.
   const Config config;
-  const PageFormat format;
+  const std::vector<PageFormat> formats;      // one for all kv_heads, or one each with `balance`
+  const std::vector<RotatingCentre> centres;  // of the kv_heads, or none
+  const PageFormat& format;                   // for sizes
   const bool exact_only;
   const int64_t num_pages;
   const size_t head_dim, num_kv_heads, page_tokens;
@@ -72,6 +75,9 @@ struct CellStore::Impl {
   std::byte* Codes(int64_t page, size_t head) const {
     return codes->data() + static_cast<size_t>(page) * slot_bytes + head * format.page_bytes();
   }
+  const PageFormat& FormatOf(size_t head) const { return formats[formats.size() == 1 ? 0 : head]; }
+  // rows [count][head_dim] of slots [slot, slot + count) += sign * rotating centre.
+  void AddCentre(int64_t page, size_t head, int slot, int count, float sign, float* rows) const;
   void CheckCells(std::span<const int64_t> cells) const;  // in range and distinct
   void CheckRange(int64_t first, int64_t count) const;
   void CheckPage(int64_t page, int kv_head) const;
@@ -100,10 +106,13 @@ struct CellStore::Impl {
   // ---- Encoding (settle.cc, transform.cc).
   void Settle(int num_threads);
   // Encodes one kv_head of a page from `rows` [page_tokens][head_dim], zeros where nothing was
-  // written. Pinned and unwritten rows stay out of the statistics.
-  void EncodeHead(int64_t page, size_t head, const float* rows) const;
+  // written. Pinned and unwritten rows stay out of the statistics. Overwrites the rows.
+  void EncodeHead(int64_t page, size_t head, float* rows) const;
+  // One row with the statistics the page has. Overwrites the row.
+  void EncodeSlot(int64_t page, size_t head, int slot, float* row) const;
   void TransformPage(int64_t page, const PageBits& cells,
-                     const std::function<void(int64_t cell, float* row)>& change);
+                     const std::function<void(int64_t cell, float* row)>& change,
+                     const std::function<int32_t(int64_t cell)>& shift);
 
   // ---- Rows that arrive as codes (coded_rows.cc).
   std::span<const std::byte> HeaderOf(int64_t page, size_t head, int slot) const;

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "math/rotating_centre.h"
 #include "polarquant/cell_store.h"
 #include "util/half.h"
 
@@ -40,7 +41,8 @@ inline Floats RandomRows(std::mt19937& random, size_t count, size_t row_values) 
 class StoreModel {
  public:
   explicit StoreModel(const CellStore& store)
-      : config_(store.config()),
+      : store_(store),
+        config_(store.config()),
         format_(store.format()),
         exact_only_(store.exact_only()),
         heads_(static_cast<size_t>(config_.num_kv_heads)),
@@ -51,8 +53,9 @@ class StoreModel {
 
   struct Cell {
     bool written = false, exact = false, pinned = false;
-    uint64_t time = 0;           // of its write; 0 if it came as a code
-    Floats row;                  // as attention must see it
+    uint64_t time = 0;  // of its write; 0 if it came as a code
+    Floats row;         // as attention must see it
+    int32_t position = 0;
     std::vector<Bytes> headers;  // coded rows: per kv_head
     std::vector<Bytes> records;
     bool coded() const { return written && !exact; }
@@ -62,17 +65,19 @@ class StoreModel {
   const Cell& cell(int64_t index) const { return cells_[static_cast<size_t>(index)]; }
   uint64_t clock() const { return clock_; }
 
-  void Write(const std::vector<int64_t>& cells, const Floats& rows) {
+  void Write(const std::vector<int64_t>& cells, const Floats& rows,
+             const std::vector<int32_t>& positions) {
     for (size_t i = 0; i < cells.size(); ++i) {
       Floats row(rows.begin() + static_cast<long>(i * heads_ * dim_),
                  rows.begin() + static_cast<long>((i + 1) * heads_ * dim_));
       for (float& value : row) value = HalfToFloat(FloatToHalf(Sanitise(value)));
       PutExact(cells[i], row);
+      At(cells[i]).position = positions[i];
     }
   }
 
   void PutExact(int64_t index, const Floats& row) {
-    At(index) = Cell{true, true, false, ++clock_, row, {}, {}};
+    At(index) = Cell{true, true, false, ++clock_, row, 0, {}, {}};
     PageAt(index).newest = clock_;
   }
 
@@ -144,7 +149,9 @@ class StoreModel {
   }
 
   void Transform(const std::vector<int64_t>& cells,
-                 const std::function<void(int64_t, float*)>& change) {
+                 const std::function<void(int64_t, float*)>& change,
+                 const std::vector<int32_t>& shifts) {
+    for (size_t i = 0; i < cells.size(); ++i) At(cells[i]).position += shifts[i];
     std::map<int64_t, std::vector<int64_t>> by_page;
     for (const int64_t index : cells) {
       if (!At(index).written) continue;
@@ -192,6 +199,7 @@ class StoreModel {
         Forget(index, 1);
       } else if (from.exact) {
         PutExact(index, from.row);
+        At(index).position = from.position;
         At(index).pinned = from.pinned;
       } else {
         PutCoded(index, from);
@@ -244,8 +252,15 @@ class StoreModel {
     cell.records.assign(heads_, Bytes(format_.record_bytes()));
     for (size_t head = 0; head < heads_; ++head) {
       format_.ReadRecord(page.own[head].data(), slot, cell.records[head].data());
-      format_.DecodeRow(page.own[head].data(), slot, cell.row.data() + head * dim_);
+      store_.format(static_cast<int>(head))
+          .DecodeRow(page.own[head].data(), slot, cell.row.data() + head * dim_);
+      AddCentre(cell.position, head, 1.0f, cell.row.data() + head * dim_);
     }
+  }
+
+  void AddCentre(int32_t position, size_t head, float sign, float* row) const {
+    const RotatingCentre* centre = store_.centre(static_cast<int>(head));
+    if (centre != nullptr) centre->AddTo(position, 1, sign, row);
   }
 
   void ClosePage(int64_t page) {
@@ -269,8 +284,11 @@ class StoreModel {
         if (!c.written) return;
         std::copy_n(c.row.data() + head * dim_, dim_,
                     rows.data() + static_cast<size_t>(index % tokens_) * dim_);
+        AddCentre(c.position, head, -1.0f,
+                  rows.data() + static_cast<size_t>(index % tokens_) * dim_);
       });
-      format_.EncodePage(rows.data(), count, state.own[head].data(), outside);
+      store_.format(static_cast<int>(head))
+          .EncodePage(rows.data(), count, state.own[head].data(), outside);
     }
     TakeIf(page, takes);
   }
@@ -280,8 +298,11 @@ class StoreModel {
     ForPage(page, [&](int64_t index, const Cell& c) {
       if (!takes(c)) return;
       for (size_t head = 0; head < heads_; ++head) {
-        format_.EncodeRow(state.own[head].data(), static_cast<int>(index % tokens_),
-                          c.row.data() + head * dim_);
+        Floats row(c.row.begin() + static_cast<long>(head * dim_),
+                   c.row.begin() + static_cast<long>((head + 1) * dim_));
+        AddCentre(c.position, head, -1.0f, row.data());
+        store_.format(static_cast<int>(head))
+            .EncodeRow(state.own[head].data(), static_cast<int>(index % tokens_), row.data());
       }
     });
     TakeIf(page, takes);
@@ -295,6 +316,7 @@ class StoreModel {
     for (const int64_t index : taken) TakeCode(index);
   }
 
+  const CellStore& store_;  // for what it was made of, not what it holds
   CellStore::Config config_;
   const PageFormat& format_;
   bool exact_only_;

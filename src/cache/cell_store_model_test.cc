@@ -7,6 +7,7 @@
 
 #include <memory>
 
+#include "cache/random_profile.h"
 #include "cache/sparse_range.h"
 #include "polarquant/error.h"
 
@@ -75,6 +76,9 @@ class History {
     config.page_tokens = shape.page_tokens;
     config.window_tokens = shape.window;
     config.max_partial_pages = shape.max_partial;
+    config.profile =
+        RandomProfile(shape.num_kv_heads, shape.head_dim,
+                      seed % 2 == 0 ? Rope::Pairing::kAdjacent : Rope::Pairing::kHalves, seed);
     for (auto& subject : subjects_) subject = std::make_unique<Subject>(config);
   }
 
@@ -151,8 +155,11 @@ class History {
 
   void Write(Subject& subject, const std::vector<int64_t>& cells) {
     const Floats rows = RandomRows(random_, cells.size(), row_values_);
-    subject.store.Write(cells, rows.data(), static_cast<int64_t>(row_values_), 2);
-    subject.model.Write(cells, rows);
+    std::vector<int32_t> positions;  // mostly consecutive in a page
+    const int64_t jump = random_() % 4 == 0 ? Below(5000) : 0;
+    for (const int64_t cell : cells) positions.push_back(static_cast<int32_t>(cell + jump));
+    subject.store.Write(cells, rows.data(), static_cast<int64_t>(row_values_), 2, positions.data());
+    subject.model.Write(cells, rows, positions);
     next_ = (cells.back() + 1) % cells_;
   }
   void Settle(Subject& subject) {
@@ -170,8 +177,14 @@ class History {
         row[i] = 0.75f * row[i] + 0.01f * static_cast<float>(cell % 7);
       }
     };
-    subject.store.Transform(cells, change, 2);
-    subject.model.Transform(cells, change);
+    std::vector<int32_t> shifts;
+    const int64_t most = random_() % 2 == 0 ? 1 : 50;
+    const int64_t back = random_() % 2 == 0 ? 0 : 100;
+    for (size_t i = 0; i < cells.size(); ++i) {
+      shifts.push_back(static_cast<int32_t>(Below(most) - back));
+    }
+    subject.store.Transform(cells, change, 2, shifts.data());
+    subject.model.Transform(cells, change, shifts);
   }
   void ForgetSome(Subject& subject) {
     const int64_t first = Below(cells_);
@@ -244,6 +257,11 @@ INSTANTIATE_TEST_SUITE_P(Shapes, CellStoreHistory,
                                          Shape{"turbo3:center", kKey, 64, 3, 128, 5, 2, 1000},
                                          Shape{"turbo3:center", kValue, 80, 3, 64, 200, 8, 640},
                                          Shape{"turbo3:center", kKey, 64, 1, 256, 0, 1, 1300},
+                                         Shape{"turbo4:balanced", kKey, 64, 3, 128, 5, 2, 900},
+                                         Shape{"turbo3:balance", kKey, 80, 1, 64, 0, 1, 600},
+                                         Shape{"turbo4:balanced:center=rope", kKey, 64, 3, 64, 5, 1,
+                                               700},
+                                         Shape{"q8_0:center=rope", kKey, 32, 2, 128, 64, 2, 900},
                                          Shape{"q8_0", kValue, 128, 1, 128, 200, 2, 1000},
                                          Shape{"q8_0", kKey, 64, 3, 64, 0, 8, 500},
                                          Shape{"f16", kKey, 80, 3, 128, 128, 2, 900},

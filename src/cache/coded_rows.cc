@@ -38,7 +38,8 @@ std::span<const std::byte> CellStore::Impl::HeaderOf(int64_t page, size_t head, 
 void CellStore::Impl::DecodeRow(int64_t page, size_t head, int slot, float* row) const {
   const PageState& state = *Find(page);
   if (!state.mixed || state.mixed->index[static_cast<size_t>(slot)] == 0) {
-    format.DecodeRow(Codes(page, head), slot, row);
+    FormatOf(head).DecodeRow(Codes(page, head), slot, row);
+    AddCentre(page, head, slot, 1, 1.0f, row);
     return;
   }
   ScratchPage scratch(format.page_bytes());
@@ -46,7 +47,8 @@ void CellStore::Impl::DecodeRow(int64_t page, size_t head, int slot, float* row)
   format.ReadRecord(Codes(page, head), slot, record.data());
   format.WriteRecord(scratch.page(), 0, record.data());
   std::ranges::copy(HeaderOf(page, head, slot), format.Header(scratch.page()).begin());
-  format.DecodeRow(scratch.page(), 0, row);
+  FormatOf(head).DecodeRow(scratch.page(), 0, row);
+  AddCentre(page, head, slot, 1, 1.0f, row);
 }
 
 void CellStore::Impl::ReadCoded(int64_t cell, std::byte* headers, std::byte* records) const {

@@ -21,6 +21,37 @@ struct MixedHeaders {
   std::vector<std::byte> headers;
 };
 
+// Positions of a page's rows, for the rotating centre. Almost every page holds consecutive ones.
+struct RowPositions {
+  int32_t first = 0;
+  std::vector<int32_t> each;  // [page_tokens], or empty: slot s has position first + s
+
+  int32_t At(int slot) const {
+    return each.empty() ? first + slot : each[static_cast<size_t>(slot)];
+  }
+  // `fresh`: no other row of the page has a position yet.
+  void Set(int slot, int32_t position, bool fresh, size_t page_tokens) {
+    if (fresh) {
+      first = position - slot;
+      each.clear();
+    }
+    if (At(slot) == position) return;
+    if (each.empty()) {
+      each.resize(page_tokens);
+      for (size_t s = 0; s < page_tokens; ++s) each[s] = first + static_cast<int32_t>(s);
+    }
+    each[static_cast<size_t>(slot)] = position;
+  }
+  // Forgets the list if it says nothing.
+  void Compact() {
+    for (size_t s = 0; s < each.size(); ++s) {
+      if (each[s] != each[0] + static_cast<int32_t>(s)) return;
+    }
+    if (!each.empty()) first = each[0];
+    each.clear();
+  }
+};
+
 enum class Queue : uint8_t {
   kNone,
   kRecent,   // has rows to encode once its newest write has left the window
@@ -32,7 +63,8 @@ struct PageState {
   PageBits written, exact, pinned;
   uint64_t newest = 0;  // the store's write count after the page's newest write
   std::unique_ptr<MixedHeaders> mixed;
-  int32_t older = -1, newer = -1;  // neighbours in its queue
+  std::unique_ptr<RowPositions> positions;  // with a rotating centre
+  int32_t older = -1, newer = -1;           // neighbours in its queue
   Queue queue = Queue::kNone;
   bool has_codes = false;
 

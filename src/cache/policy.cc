@@ -133,6 +133,16 @@ void CheckRole(const std::string& name, const Scheme& scheme, Role role) {
                   (role == Role::kKey ? "keys" : "values") + "; choose one of " + names);
 }
 
+void CheckScheme(const std::string& name, const Scheme& scheme, Role role) {
+  CheckRole(name, scheme, role);
+  if (role == Role::kKey || !scheme.normalisation.needs_profile()) return;
+  throw Error(ErrorCode::kParameter,
+              "policy: " + name + " is \"" + scheme.ToString() +
+                  "\", which weighs keys against queries and cannot hold values; write "
+                  "KEYS/VALUES, for instance " +
+                  scheme.ToString() + "/" + scheme.codec);
+}
+
 }  // namespace
 
 const Scheme& Policy::SchemeFor(Role role, int layer, int num_layers) const {
@@ -152,7 +162,8 @@ const Scheme& Policy::SchemeFor(Role role, int layer, int num_layers) const {
 Policy Policy::Parse(std::string_view json) {
   const Json object = ParseText(json);
   CheckObject(object, "the policy",
-              {"key", "value", "window", "sinks", "page_tokens", "max_partial_pages", "layers"});
+              {"key", "value", "window", "sinks", "page_tokens", "max_partial_pages", "layers",
+               "profiles"});
   Policy policy;
   policy.key = Scheme::Parse(kDefaultKey);
   policy.value = Scheme::Parse(kDefaultValue);
@@ -169,8 +180,23 @@ Policy Policy::Parse(std::string_view json) {
       policy.layers.push_back(ReadRule(rule, policy.layers.size(), policy));
     }
   }
+  if (object.contains("profiles")) {
+    const Json& paths = object.at("profiles");
+    const bool fits =
+        paths.is_array() && std::all_of(paths.begin(), paths.end(), [](const Json& p) {
+          return p.is_string() && !p.get<std::string>().empty();
+        });
+    if (!fits) ThrowFormat("\"profiles\" is " + paths.dump() + "; it must be a list of files");
+    policy.profiles = paths.get<std::vector<std::string>>();
+  }
   policy.Check();
   return policy;
+}
+
+bool Policy::needs_profile() const {
+  return key.normalisation.needs_profile() ||
+         std::any_of(layers.begin(), layers.end(),
+                     [](const LayerRule& rule) { return rule.key.normalisation.needs_profile(); });
 }
 
 std::string Policy::ToJson() const {
@@ -184,6 +210,7 @@ std::string Policy::ToJson() const {
                                 {"key", rule.key.ToString()},
                                 {"value", rule.value.ToString()}});
   }
+  if (!profiles.empty()) object["profiles"] = profiles;
   return object.dump();
 }
 
@@ -224,8 +251,8 @@ void Policy::Save(const std::string& path) const {
 }
 
 void Policy::Check() const {
-  CheckRole("key", key, Role::kKey);
-  CheckRole("value", value, Role::kValue);
+  CheckScheme("key", key, Role::kKey);
+  CheckScheme("value", value, Role::kValue);
   CheckBetween("window", window_tokens, 0, 65536);
   CheckBetween("sinks", sink_tokens, 0, 1024);
   if (page_tokens != 64 && page_tokens != 128 && page_tokens != 256) {
@@ -244,8 +271,8 @@ void Policy::Check() const {
                                              std::to_string(rule.first) + ", after last (" +
                                              std::to_string(rule.last) + "); swap them");
     }
-    CheckRole(where + "key", rule.key, Role::kKey);
-    CheckRole(where + "value", rule.value, Role::kValue);
+    CheckScheme(where + "key", rule.key, Role::kKey);
+    CheckScheme(where + "value", rule.value, Role::kValue);
   }
 }
 

@@ -128,12 +128,20 @@ MemoryUse CellStore::Impl::Memory() const {
   constexpr size_t kBlock = 16;
   MemoryUse use;
   use.bookkeeping_bytes = sizeof(Impl) + pages.capacity() * sizeof(pages[0]);
+  for (const RotatingCentre& centre : centres) use.bookkeeping_bytes += centre.bytes();
+  for (const PageFormat& one : formats) {
+    use.bookkeeping_bytes += 2 * one.inverse_balance().size_bytes();
+  }
   OsPageCount exact_pages, code_pages;
   size_t own_headers = 0;  // lie among the codes; counted once, as headers
   for (int64_t page = 0; page < num_pages; ++page) {
     const PageState* state = Find(page);
     if (state == nullptr) continue;
     use.bookkeeping_bytes += sizeof(PageState) + kBlock;
+    if (state->positions) {
+      use.bookkeeping_bytes +=
+          sizeof(RowPositions) + kBlock + state->positions->each.capacity() * sizeof(int32_t);
+    }
     use.filled_cells += state->written.Count();
     use.exact_cells += state->exact.Count();
     const size_t first_row = static_cast<size_t>(CellOf(page, 0));

@@ -8,8 +8,9 @@
 //   coded row   u16 0x7e51 (a NaN, which no exact row holds), u16 tag of the scheme, then for each
 //               kv_head its record and the header of its page; zeros to the end
 //
-// The tag is FNV-1a of "SCHEME/head_dim" folded to 16 bits: a row saved under another scheme is
-// refused, not misread. Little endian throughout.
+// The tag is FNV-1a of "SCHEME/head_dim", and of the balance scales where there are some, folded to
+// 16 bits: a row saved under another scheme or profile is refused, not misread. Little endian
+// throughout.
 #include <algorithm>
 #include <cstring>
 #include <string>
@@ -40,8 +41,15 @@ void StoreU16(uint16_t value, std::byte* bytes) { std::memcpy(bytes, &value, siz
 
 uint16_t CellStore::Impl::SchemeTag(const Config& config) {
   uint32_t hash = 2166136261u;
-  for (const char c : config.scheme.ToString() + "/" + std::to_string(config.head_dim)) {
-    hash = (hash ^ static_cast<unsigned char>(c)) * 16777619u;
+  const auto add = [&hash](const void* data, size_t bytes) {
+    for (size_t i = 0; i < bytes; ++i) {
+      hash = (hash ^ static_cast<const unsigned char*>(data)[i]) * 16777619u;
+    }
+  };
+  const std::string text = config.scheme.ToString() + "/" + std::to_string(config.head_dim);
+  add(text.data(), text.size());
+  if (config.scheme.normalisation.balance) {
+    add(config.profile->balance.data(), config.profile->balance.size() * sizeof(float));
   }
   return static_cast<uint16_t>(hash >> 16 ^ hash);
 }
@@ -51,6 +59,7 @@ size_t CellStore::saved_row_bytes() const { return impl_->row_bytes; }
 bool CellStore::can_save() const {
   const PageFormat& format = impl_->format;
   const size_t part = format.record_bytes() + format.header_bytes();
+  if (!impl_->centres.empty()) return false;
   return impl_->exact_only || kMarkBytes + impl_->num_kv_heads * part <= impl_->row_bytes;
 }
 
@@ -59,6 +68,12 @@ void CellStore::SaveRow(int64_t cell, std::byte* saved) const {
   impl.CheckCells({&cell, 1});
   const size_t record_bytes = impl.format.record_bytes();
   const size_t header_bytes = impl.format.header_bytes();
+  if (!impl.centres.empty()) {
+    throw Error(ErrorCode::kUnsupported,
+                "scheme " + impl.config.scheme.ToString() +
+                    " cannot save rows: they leave no room for positions; choose one without "
+                    "center=rope");
+  }
   if (!can_save()) {
     throw Error(ErrorCode::kUnsupported,
                 "scheme " + impl.config.scheme.ToString() + " cannot save rows: a mark of " +
@@ -129,6 +144,7 @@ void CellStore::Impl::CopyPage(const Impl& other, int64_t page) {
   state.exact = from->exact;
   state.pinned = from->pinned;
   state.has_codes = from->has_codes;
+  if (from->positions) *state.positions = *from->positions;
   if (from->mixed) state.mixed = std::make_unique<MixedHeaders>(*from->mixed);
   if (from->has_codes) std::memcpy(Codes(page, 0), other.Codes(page, 0), slot_bytes);
   from->exact.ForEachRun([&](int begin, int end) {
@@ -142,6 +158,12 @@ void CellStore::Impl::CopyPage(const Impl& other, int64_t page) {
 void CellStore::Impl::CopyCell(const Impl& other, int64_t cell) {
   const PageState* from = other.Find(PageOf(cell));
   const int slot = SlotOf(cell);
+  if (from != nullptr && from->positions) {
+    PageState& state = Need(PageOf(cell));
+    PageBits others = state.written;
+    others.Reset(slot);
+    state.positions->Set(slot, from->positions->At(slot), !others.Any(), page_tokens);
+  }
   if (from == nullptr || !from->written.Test(slot)) {
     Forget(PageOf(cell), PageBits::Range(slot, slot + 1));
   } else if (from->exact.Test(slot)) {
@@ -160,6 +182,14 @@ void CellStore::Impl::CopyCell(const Impl& other, int64_t cell) {
 void CellStore::CopyFrom(const CellStore& other, int64_t first, int64_t count) {
   const Config& a = impl_->config;
   const Config& b = other.impl_->config;
+  const auto same_profile = [&] {
+    if (!a.scheme.normalisation.needs_profile() || a.profile == b.profile) return true;
+    return *a.profile == *b.profile;
+  };
+  if (!same_profile()) {
+    throw Error(ErrorCode::kParameter,
+                "rows cannot be copied between stores of different profiles");
+  }
   if (a.scheme != b.scheme || a.role != b.role || a.head_dim != b.head_dim ||
       a.num_kv_heads != b.num_kv_heads || a.page_tokens != b.page_tokens) {
     throw Error(ErrorCode::kParameter,

@@ -11,11 +11,18 @@
 
 namespace polarquant {
 
-void CellStore::Impl::EncodeHead(int64_t page, size_t head, const float* rows) const {
+void CellStore::Impl::EncodeHead(int64_t page, size_t head, float* rows) const {
   const PageState& state = *Find(page);
   const int count = state.written.Last() + 1;
   const PageBits outside = PageBits::First(count).Without(state.written).Or(state.pinned);
-  format.EncodePage(rows, count, Codes(page, head), outside.Any() ? outside.words : nullptr);
+  AddCentre(page, head, 0, count, -1.0f, rows);
+  FormatOf(head).EncodePage(rows, count, Codes(page, head),
+                            outside.Any() ? outside.words : nullptr);
+}
+
+void CellStore::Impl::EncodeSlot(int64_t page, size_t head, int slot, float* row) const {
+  AddCentre(page, head, slot, 1, -1.0f, row);
+  FormatOf(head).EncodeRow(Codes(page, head), slot, row);
 }
 
 void CellStore::Impl::Settle(int num_threads) {
@@ -62,7 +69,7 @@ void CellStore::Impl::Settle(int num_threads) {
       const int64_t page = patching[which - closing.size()];
       Find(page)->loose().ForEach([&](int slot) {
         HalvesToFloats(ExactRow(CellOf(page, slot)) + head * head_dim, head_dim, rows.data());
-        format.EncodeRow(Codes(page, head), slot, rows.data());
+        EncodeSlot(page, head, slot, rows.data());
       });
     }
   });

@@ -2,16 +2,20 @@
 // Stage 5/7 page: changing rows where they lie, as a K-shift does. The only way a code is ever
 // encoded again.
 #include <algorithm>
+#include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "cache/cell_store_impl.h"
 #include "cache/half_rows.h"
+#include "polarquant/error.h"
 #include "util/parallel.h"
 
 namespace polarquant {
 
 void CellStore::Impl::TransformPage(int64_t page, const PageBits& slots,
-                                    const std::function<void(int64_t cell, float* row)>& change) {
+                                    const std::function<void(int64_t cell, float* row)>& change,
+                                    const std::function<int32_t(int64_t cell)>& shift) {
   PageState& state = *pages[static_cast<size_t>(page)];
   std::vector<float> row(row_values);
   state.exact.And(slots).ForEach([&](int slot) {
@@ -20,8 +24,16 @@ void CellStore::Impl::TransformPage(int64_t page, const PageBits& slots,
     change(cell, row.data());
     FloatsToHalves(row.data(), row_values, ExactRow(cell));
   });
+  const auto move = [&] {
+    if (!state.positions) return;
+    state.written.And(slots).ForEach([&](int slot) {
+      const int32_t position = state.positions->At(slot) + shift(CellOf(page, slot));
+      state.positions->Set(slot, position, false, page_tokens);
+    });
+    state.positions->Compact();
+  };
   const PageBits changed = state.coded().And(slots);
-  if (!changed.Any()) return;
+  if (!changed.Any()) return move();
 
   // [num_kv_heads][page_tokens][head_dim], the whole page as attention sees it.
   std::vector<float> rows(num_kv_heads * page_tokens * head_dim);
@@ -39,13 +51,14 @@ void CellStore::Impl::TransformPage(int64_t page, const PageBits& slots,
     }
   });
 
+  move();
+
   const bool afresh = changed == state.coded();
   for (size_t head = 0; head < num_kv_heads; ++head) {
     if (afresh) {
       EncodeHead(page, head, part(head, 0));
     } else {
-      changed.ForEach(
-          [&](int slot) { format.EncodeRow(Codes(page, head), slot, part(head, slot)); });
+      changed.ForEach([&](int slot) { EncodeSlot(page, head, slot, part(head, slot)); });
     }
   }
   if (afresh) {
@@ -58,9 +71,18 @@ void CellStore::Impl::TransformPage(int64_t page, const PageBits& slots,
 
 void CellStore::Transform(std::span<const int64_t> cells,
                           const std::function<void(int64_t cell, float* row)>& change,
-                          int num_threads) {
+                          int num_threads, const int32_t* shifts) {
   Impl& impl = *impl_;
   impl.CheckCells(cells);
+  if (!impl.centres.empty() && shifts == nullptr) {
+    throw Error(ErrorCode::kParameter, "scheme " + impl.config.scheme.ToString() +
+                                           " needs to know by how much every position changes");
+  }
+  std::unordered_map<int64_t, int32_t> shift_of;
+  if (!impl.centres.empty()) {
+    for (size_t i = 0; i < cells.size(); ++i) shift_of[cells[i]] = shifts[i];
+  }
+  const auto shift = [&](int64_t cell) { return shift_of.at(cell); };
   auto groups = impl.ByPage(cells);
   std::erase_if(groups, [&](const auto& group) { return impl.Find(group.page) == nullptr; });
   const int team = static_cast<int>(std::min<size_t>(groups.size(), std::max(num_threads, 1)));
@@ -68,7 +90,7 @@ void CellStore::Transform(std::span<const int64_t> cells,
     const Share share = ShareOf(static_cast<int64_t>(groups.size()), thread, threads);
     for (int64_t i = share.begin; i < share.end; ++i) {
       const auto& group = groups[static_cast<size_t>(i)];
-      impl.TransformPage(group.page, group.slots, change);
+      impl.TransformPage(group.page, group.slots, change, shift);
     }
   });
 }

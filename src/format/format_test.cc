@@ -29,7 +29,8 @@ std::string MessageOf(const std::string& text) {
 std::vector<std::string> AllSchemes() {
   std::vector<std::string> all;
   for (const CodecInfo& codec : Codecs()) {
-    for (const char* center : {"", ":center"}) {
+    for (const char* center :
+         {"", ":center", ":balance", ":balanced", ":center=rope", ":balanced:center=rope"}) {
       for (const char* scale : {"", ":scale=norm", ":scale=unbiased"}) {
         for (const char* rotate : {"", ":rotate=none"}) {
           if (*center != 0 && codec.code_bits >= 16) continue;
@@ -45,7 +46,7 @@ std::vector<std::string> AllSchemes() {
 
 TEST(Scheme, PrintsWhatItParsed) {
   const std::vector<std::string> all = AllSchemes();
-  EXPECT_EQ(all.size(), 3u + 2u * 4u + 8u * 12u);
+  EXPECT_EQ(all.size(), 3u + 2u * 12u + 8u * 36u);
   for (const std::string& text : all) {
     const Scheme scheme = Scheme::Parse(text);
     EXPECT_EQ(scheme.ToString(), text);
@@ -56,14 +57,14 @@ TEST(Scheme, PrintsWhatItParsed) {
 TEST(Scheme, MeansWhatItSays) {
   const Scheme plain = Scheme::Parse("turbo4");
   EXPECT_EQ(plain.codec, "turbo4");
-  EXPECT_EQ(plain.normalisation, Normalisation::kNone);
+  EXPECT_FALSE(plain.normalisation.any());
   EXPECT_EQ(plain.scale_rule, ScaleRule::kMse);
   EXPECT_TRUE(plain.rotate);
   EXPECT_FALSE(Scheme::Parse("f16").rotate);
   EXPECT_TRUE(Scheme::Parse("q8_0").rotate);
   EXPECT_FALSE(Scheme::Parse("q8_0:rotate=none").rotate);
   const Scheme full = Scheme::Parse("turbo3:center:scale=unbiased:rotate=none");
-  EXPECT_EQ(full.normalisation, Normalisation::kCenter);
+  EXPECT_EQ(full.normalisation, Normalisation{.center = true});
   EXPECT_EQ(full.scale_rule, ScaleRule::kUnbiased);
   EXPECT_FALSE(full.rotate);
   EXPECT_EQ(Scheme(), Scheme::Parse("f16"));
@@ -73,6 +74,8 @@ TEST(Scheme, TakesModifiersInAnyOrderAndPrintsThemInOne) {
   EXPECT_EQ(Scheme::Parse("turbo4:rotate=none:scale=norm:center").ToString(),
             "turbo4:center:scale=norm:rotate=none");
   EXPECT_EQ(Scheme::Parse("turbo4:scale=mse").ToString(), "turbo4");
+  EXPECT_EQ(Scheme::Parse("turbo4:balance:center").ToString(), "turbo4:balanced");
+  EXPECT_EQ(Scheme::Parse("turbo4:center=rope:balance").ToString(), "turbo4:balanced:center=rope");
 }
 
 TEST(Scheme, ParsesPairs) {
@@ -141,7 +144,9 @@ TEST(Scheme, NamesTheOffendingWordAndTheWordsAllowed) {
   EXPECT_NE(plain.find("scale=norm"), std::string::npos) << plain;
   EXPECT_NE(plain.find("f16 takes no modifier"), std::string::npos) << plain;
   const std::string block = MessageOf("q8_0:scale=mse");
-  EXPECT_NE(block.find("q8_0 takes center, rotate=none"), std::string::npos) << block;
+  EXPECT_NE(block.find("q8_0 takes center, balance, balanced, center=rope, rotate=none"),
+            std::string::npos)
+      << block;
   EXPECT_NE(MessageOf("turbo9").find("turbo8"), std::string::npos);
   EXPECT_NE(MessageOf("turbo4:center:center").find("once"), std::string::npos);
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stage 4/7 pack: the spelling of schemes. CODEC[:center][:scale=RULE][:rotate=none]; modifiers in
-// any order, each once. What a codec cannot honour is an error, never ignored.
+// Stage 4/7 pack: the spelling of schemes (polarquant/scheme.h); modifiers in any order, each
+// once. What a codec cannot honour is an error, never ignored.
 #include "polarquant/scheme.h"
 
 #include <array>
@@ -29,9 +29,12 @@ std::string Concat(std::initializer_list<std::string_view> parts) {
 }
 
 constexpr std::string_view kCenterWord = "center";
+constexpr std::string_view kBalanceWord = "balance";
+constexpr std::string_view kBalancedWord = "balanced";  // both
+constexpr std::string_view kRopeWord = "center=rope";
 constexpr std::string_view kNoRotationWord = "rotate=none";
 
-bool TakesCenter(const CodecInfo& codec) { return codec.code_bits < kPlainBits; }
+bool Normalises(const CodecInfo& codec) { return codec.code_bits < kPlainBits; }
 
 // The modifiers a codec takes, for messages.
 std::string AllowedModifiers(const CodecInfo& codec) {
@@ -40,7 +43,9 @@ std::string AllowedModifiers(const CodecInfo& codec) {
     words += words.empty() ? "" : ", ";
     words += word;
   };
-  if (TakesCenter(codec)) add(kCenterWord);
+  if (Normalises(codec)) {
+    for (const auto word : {kCenterWord, kBalanceWord, kBalancedWord, kRopeWord}) add(word);
+  }
   if (codec.scale_rules) {
     for (const RuleName& rule : kRules) add(rule.modifier);
   }
@@ -54,9 +59,14 @@ std::string AllowedModifiers(const CodecInfo& codec) {
 
 // Applies one modifier; false if the codec takes no such word.
 bool Apply(std::string_view word, const CodecInfo& codec, Scheme& scheme) {
-  if (word == kCenterWord && TakesCenter(codec)) {
-    scheme.normalisation = Normalisation::kCenter;
-    return true;
+  if (Normalises(codec)) {
+    Normalisation& normalisation = scheme.normalisation;
+    const bool center = word == kCenterWord, rope = word == kRopeWord;
+    const bool balance = word == kBalanceWord, balanced = word == kBalancedWord;
+    normalisation.center |= center || balanced || rope;
+    normalisation.balance |= balance || balanced;
+    normalisation.rope |= rope;
+    if (center || balance || balanced || rope) return true;
   }
   if (word == kNoRotationWord && codec.rotates) {
     scheme.rotate = false;
@@ -107,7 +117,13 @@ std::pair<Scheme, Scheme> Scheme::ParsePair(std::string_view text) {
 
 std::string Scheme::ToString() const {
   std::string text = codec;
-  if (normalisation == Normalisation::kCenter) text += Concat({":", kCenterWord});
+  const auto& [center, balance, rope] = normalisation;
+  if (balance) text += Concat({":", center ? kBalancedWord : kBalanceWord});
+  if (rope) {
+    text += Concat({":", kRopeWord});
+  } else if (center && !balance) {
+    text += Concat({":", kCenterWord});
+  }
   if (scale_rule != ScaleRule::kMse) {
     for (const RuleName& name : kRules) {
       if (name.rule == scale_rule) text += Concat({":", name.modifier});

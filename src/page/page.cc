@@ -33,7 +33,15 @@ const Scheme& Checked(const Scheme& scheme) {
   if (Scheme::Parse(text) == scheme) return scheme;
   throw Error(ErrorCode::kUnsupported,
               "codec " + scheme.codec +
-                  " cannot be centred, scaled or rotated as asked; nearest is " + text);
+                  " cannot be normalised, scaled or rotated as asked; nearest is " + text);
+}
+
+void CheckRole(const Scheme& scheme, Role role) {
+  if (role == Role::kKey || !scheme.normalisation.needs_profile()) return;
+  throw Error(ErrorCode::kUnsupported,
+              "scheme " + scheme.ToString() +
+                  " is for keys: it weighs them against queries; write KEYS/VALUES, for instance " +
+                  scheme.ToString() + "/" + scheme.codec);
 }
 
 size_t CheckedRecordBytes(const Codec& codec, int head_dim, int page_tokens) {
@@ -56,8 +64,9 @@ struct PageFormat::Impl {
   size_t record_bytes;
   int num_scales;  // of a tile codec's record
   size_t codes_bytes, header_offset, header_bytes, page_bytes;
+  std::vector<float> balance, inverse_balance;
 
-  Impl(const Scheme& s, Role r, int d, int tokens)
+  Impl(const Scheme& s, Role r, int d, int tokens, std::span<const float> scale)
       : scheme(Checked(s)),
         role(r),
         head_dim(d),
@@ -69,11 +78,16 @@ struct PageFormat::Impl {
         codes_bytes(num_rows() * (record_bytes - num_scales * sizeof(uint16_t))),
         header_offset(num_rows() * record_bytes),
         header_bytes(centred() ? MeanBytes(d) : 0),
-        page_bytes(RoundedUp(header_offset + header_bytes)) {}
+        page_bytes(RoundedUp(header_offset + header_bytes)) {
+    CheckRole(scheme, role);
+    if (!scheme.normalisation.balance || scale.empty()) return;
+    balance.assign(scale.begin(), scale.end());
+    for (const float s_i : scale) inverse_balance.push_back(1.0f / s_i);
+  }
 
   size_t num_rows() const { return static_cast<size_t>(page_tokens); }
   bool tiled() const { return codec.layout == PageLayout::kTiles; }
-  bool centred() const { return scheme.normalisation == Normalisation::kCenter; }
+  bool centred() const { return scheme.normalisation.center; }
   int bits() const { return codec.info.code_bits; }
   LaneOrder lane_order() const {
     return role == Role::kKey ? LaneOrder::kTokens : LaneOrder::kChannels;
@@ -107,6 +121,28 @@ struct PageFormat::Impl {
     std::byte record[kMaxTileRecord];
     Gather(page, index, record);
     codec.decode(record, head_dim, row_rot);
+  }
+
+  // Stages 1 and 2 once the mean is gone, and back, `count` rows in place.
+  void Map(float* rows, int count) const {
+    MultiplyRows(balance, rows, count);
+    if (scheme.rotate) kernels.rotate(rows, head_dim, count, head_dim);
+  }
+  void Unmap(float* rows, int count) const {
+    if (scheme.rotate) kernels.unrotate(rows, head_dim, count, head_dim);
+    MultiplyRows(inverse_balance, rows, count);
+  }
+  void MultiplyRows(const std::vector<float>& factors, float* rows, int count) const {
+    if (!scheme.normalisation.balance) return;
+    if (static_cast<int>(factors.size()) != head_dim) {
+      throw Error(ErrorCode::kParameter,
+                  "scheme " + scheme.ToString() + " needs " + std::to_string(head_dim) +
+                      " balance scales of the head, " + std::to_string(factors.size()) +
+                      " were given; take them from the model's profile");
+    }
+    for (int r = 0; r < count; ++r, rows += head_dim) {
+      for (int i = 0; i < head_dim; ++i) rows[i] *= factors[static_cast<size_t>(i)];
+    }
   }
 
   // Every row of a page, prepared and rotated: [page_tokens][head_dim].
@@ -160,8 +196,9 @@ struct PageFormat::Impl {
   }
 };
 
-PageFormat::PageFormat(const Scheme& scheme, Role role, int head_dim, int page_tokens)
-    : impl_(std::make_unique<Impl>(scheme, role, head_dim, page_tokens)) {}
+PageFormat::PageFormat(const Scheme& scheme, Role role, int head_dim, int page_tokens,
+                       std::span<const float> balance)
+    : impl_(std::make_unique<Impl>(scheme, role, head_dim, page_tokens, balance)) {}
 PageFormat::~PageFormat() = default;
 PageFormat::PageFormat(PageFormat&&) noexcept = default;
 PageFormat& PageFormat::operator=(PageFormat&&) noexcept = default;
@@ -201,14 +238,14 @@ void PageFormat::EncodePage(const float* rows, int count, std::byte* page,
       for (int i = 0; i < f.head_dim; ++i) row[i] -= mean[i];
     }
   }
-  if (f.scheme.rotate) f.kernels.rotate(prepared.data(), f.head_dim, count, f.head_dim);
+  f.Map(prepared.data(), count);
   f.EncodeAll(page, prepared.data());
 }
 
 void PageFormat::DecodePage(const std::byte* page, int count, float* rows) const {
   const Impl& f = *impl_;
   DecodeCodes(page, count, rows);
-  if (f.scheme.rotate) f.kernels.unrotate(rows, f.head_dim, count, f.head_dim);
+  f.Unmap(rows, count);
   if (!f.centred()) return;
   float mean[kMaxHeadDim];
   LoadMean(page + f.header_offset, f.head_dim, mean);
@@ -223,7 +260,7 @@ void PageFormat::EncodeRow(std::byte* page, int index, const float* row) const {
   float mean[kMaxHeadDim] = {}, prepared[kMaxHeadDim];
   Mean(page, mean);
   for (int i = 0; i < f.head_dim; ++i) prepared[i] = Sanitise(row[i]) - mean[i];
-  Rotate(prepared);
+  f.Map(prepared, 1);
   f.EncodeRotated(page, index, prepared);
 }
 
@@ -231,7 +268,7 @@ void PageFormat::DecodeRow(const std::byte* page, int index, float* row) const {
   const Impl& f = *impl_;
   float mean[kMaxHeadDim];
   f.DecodeRotated(page, index, row);
-  Unrotate(row);
+  f.Unmap(row, 1);
   if (!Mean(page, mean)) return;
   for (int i = 0; i < f.head_dim; ++i) row[i] += mean[i];
 }
@@ -263,12 +300,6 @@ bool PageFormat::Mean(const std::byte* page, float* mean) const {
   return impl_->centred();
 }
 
-void PageFormat::Rotate(float* row) const {
-  if (impl_->scheme.rotate) polarquant::Rotate(row, impl_->head_dim);
-}
-
-void PageFormat::Unrotate(float* row) const {
-  if (impl_->scheme.rotate) polarquant::Unrotate(row, impl_->head_dim);
-}
+std::span<const float> PageFormat::inverse_balance() const { return impl_->inverse_balance; }
 
 }  // namespace polarquant

@@ -177,7 +177,7 @@ TEST(PageFormat, RefusesWhatItCannotHold) {
   impossible.rotate = true;
   EXPECT_THROW(PageFormat(impossible, Role::kKey, 64), Error);
   impossible = Scheme();
-  impossible.normalisation = Normalisation::kCenter;
+  impossible.normalisation.center = true;
   EXPECT_THROW(PageFormat(impossible, Role::kKey, 64), Error);
   impossible = Scheme();
   impossible.codec = "turbo";
@@ -294,14 +294,14 @@ TEST(EveryScheme, DecodesARowAsItDecodesThePage) {
     std::vector<float> mean(row.size(), 0.0f);
     format.DecodePage(page.get(), 100, all.data());
     format.DecodeCodes(page.get(), 100, codes.data());
-    const bool centred = format.scheme().normalisation == Normalisation::kCenter;
+    const bool centred = format.scheme().normalisation.center;
     EXPECT_EQ(format.Mean(page.get(), mean.data()), centred);
     for (int r = 0; r < 100; ++r) {
       const float* expected = all.data() + r * head_dim;
       format.DecodeRow(page.get(), r, row.data());
       EXPECT_TRUE(std::equal(row.begin(), row.end(), expected));
       std::copy_n(codes.data() + r * head_dim, head_dim, row.data());
-      format.Unrotate(row.data());
+      if (format.scheme().rotate) Unrotate(row.data(), head_dim);
       for (size_t i = 0; i < row.size(); ++i) row[i] += mean[i];
       EXPECT_TRUE(std::equal(row.begin(), row.end(), expected));
     }
@@ -440,23 +440,6 @@ TEST(Center, LeavesMarkedRowsOutOfTheMean) {
   std::vector<float> row(64);
   format.DecodeRow(with.get(), 2, row.data());  // encoded all the same
   EXPECT_LT(MeanError(std::vector<float>(64, 1000.0f), row, 64), 0.02);
-}
-
-TEST(Rotation, IsTheIdentityForSchemesThatDoNotRotate) {
-  const std::vector<float> row = GaussianRows(1, 64, 15);
-  for (const char* text : {"f16", "turbo4:rotate=none", "q8_0:rotate=none"}) {
-    const PageFormat format(Scheme::Parse(text), Role::kKey, 64);
-    std::vector<float> copy = row;
-    format.Rotate(copy.data());
-    EXPECT_EQ(copy, row);
-    format.Unrotate(copy.data());
-    EXPECT_EQ(copy, row);
-  }
-  const PageFormat format(Scheme::Parse("turbo4"), Role::kKey, 64);
-  std::vector<float> rotated = row, expected = row;
-  format.Rotate(rotated.data());
-  Rotate(expected.data(), 64);
-  EXPECT_EQ(rotated, expected);
 }
 
 TEST(PageFormat, StoresForeignBlocksAsTheyAre) {

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "profile_store.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <fstream>
+#include <random>
+#include <sstream>
+
+#include "fingerprint.h"
+#include "interrupt.h"
+#include "llama_session.h"
+#include "paths.h"
+#include "polarquant/error.h"
+#include "report.h"
+
+namespace polarquant::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Long enough that most pages are met by queries far from them.
+constexpr int kContextTokens = 1024;
+constexpr int kPieceTokens = 512;
+
+std::string ReadText(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::stringstream text;
+  text << file.rdbuf();
+  if (!file) throw Error(ErrorCode::kParameter, fmt::format("cannot read the text {}", path));
+  return text.str();
+}
+
+struct Reading {
+  std::vector<llama_token> tokens;
+  std::string source;  // for people
+};
+
+// A model without a vocabulary of words reads random tokens.
+Reading TokensFor(const Model& model, const TuneOptions& options) {
+  Reading reading;
+  if (!model.has_words()) {
+    std::mt19937 random(1);
+    for (int i = 0; i < options.num_tokens; ++i) {
+      reading.tokens.push_back(
+          static_cast<llama_token>(random() % static_cast<unsigned>(model.vocab_size())));
+    }
+    reading.source = "random tokens (the model has no words)";
+    return reading;
+  }
+  const std::vector<std::string> texts =
+      options.texts.empty() ? std::vector<std::string>{DefaultText().string()} : options.texts;
+  for (const std::string& path : texts) {
+    const auto tokens = model.Tokenize(ReadText(path));
+    reading.tokens.insert(reading.tokens.end(), tokens.begin(), tokens.end());
+    reading.source += (reading.source.empty() ? "" : ", ") + fs::path(path).filename().string();
+  }
+  reading.tokens.resize(std::min(reading.tokens.size(), static_cast<size_t>(options.num_tokens)));
+  return reading;
+}
+
+// Names the model a profile was made for, if it is not this one.
+void CheckFingerprint(const ModelProfile& profile, const ModelName& model,
+                      const std::string& path) {
+  if (profile.fingerprint == model.fingerprint) return;
+  throw Error(
+      ErrorCode::kParameter,
+      fmt::format("the profile {} is of {} (fingerprint {}), the model is {} ({}); make one "
+                  "for it with polarquant tune",
+                  path, profile.model, profile.fingerprint, model.name, model.fingerprint));
+}
+
+}  // namespace
+
+ModelProfile MakeProfile(const std::string& model_path, const Plugin& plugin,
+                         const TuneOptions& options) {
+  const ModelName name = IdentifyModel(model_path);
+  const Model model(model_path, &plugin);
+  const Reading reading = TokensFor(model, options);
+  const CacheSpec exact = ParseCache("f16", 128, 4);
+  const int context_tokens = std::min(kContextTokens, model.trained_context());
+  Context context(model, exact, {context_tokens, kPieceTokens, kPieceTokens, options.num_threads});
+  const fs::path seen = CacheFolder() / fmt::format("observed.{}", ::getpid());
+  ModelProfile profile;
+  {
+    Progress progress("tune", static_cast<double>(reading.tokens.size()));
+    plugin.Observe();
+    for (size_t start = 0; start < reading.tokens.size();
+         start += static_cast<size_t>(context_tokens)) {
+      const size_t end =
+          std::min(start + static_cast<size_t>(context_tokens), reading.tokens.size());
+      context.Rewind(0);
+      std::vector<llama_token> tokens(reading.tokens.begin() + static_cast<ptrdiff_t>(start),
+                                      reading.tokens.begin() + static_cast<ptrdiff_t>(end));
+      if (model.adds_first_token()) tokens.front() = model.first_token();
+      for (size_t piece = 0; piece < tokens.size(); piece += kPieceTokens) {
+        const size_t count = std::min<size_t>(kPieceTokens, tokens.size() - piece);
+        context.Decode({tokens.data() + piece, count}, context_tokens);
+        progress.Update(static_cast<double>(start + piece + count), name.name);
+      }
+    }
+    plugin.Observed(seen.string());
+    profile = ModelProfile::Load(seen.string());
+    std::error_code ignored;
+    fs::remove(seen, ignored);
+  }
+  profile.model = name.name;
+  profile.architecture = name.architecture;
+  profile.fingerprint = name.fingerprint;
+  profile.text = reading.source;
+  return profile;
+}
+
+fs::path ProfilePath(const std::string& fingerprint) {
+  const fs::path folder = CacheFolder() / "profiles";
+  std::error_code failure;
+  fs::create_directories(folder, failure);
+  if (failure) {
+    throw Error(ErrorCode::kHost,
+                fmt::format("cannot create the folder {}: {}", folder.string(), failure.message()));
+  }
+  return folder / (fingerprint + ".safetensors");
+}
+
+std::string EnsureProfile(const std::string& model_path, const LoadPlugin& load_plugin,
+                          int num_threads) {
+  const ModelName name = IdentifyModel(model_path);
+  const fs::path path = ProfilePath(name.fingerprint);
+  if (fs::exists(path)) {
+    CheckFingerprint(ModelProfile::Load(path.string()), name, path.string());
+    return path.string();
+  }
+  fmt::print(stderr, "polarquant: no profile of {} yet, making one ({})\n", name.name,
+             path.string());
+  TuneOptions options;
+  options.num_threads = num_threads;
+  MakeProfile(model_path, load_plugin(), options).Save(path.string());
+  return path.string();
+}
+
+void AttachProfiles(std::vector<CacheSpec>& specs, const ProfileOptions& options,
+                    const std::vector<std::string>& model_paths, const LoadPlugin& load_plugin,
+                    int num_threads) {
+  for (CacheSpec& spec : specs) {
+    if (spec.stock || !spec.policy.needs_profile() || !spec.policy.profiles.empty()) continue;
+    if (options.none) {
+      throw Error(ErrorCode::kParameter,
+                  fmt::format("the cache {} needs a profile of the model, and --no-profile says "
+                              "there shall be none; choose another cache",
+                              spec.label));
+    }
+    for (const std::string& path : options.files) {
+      const ModelProfile profile = ModelProfile::Load(path);
+      const bool known =
+          std::any_of(model_paths.begin(), model_paths.end(), [&](const auto& model) {
+            return IdentifyModel(model).fingerprint == profile.fingerprint;
+          });
+      if (!known && !model_paths.empty()) {
+        CheckFingerprint(profile, IdentifyModel(model_paths.front()), path);
+      }
+      spec.policy.profiles.push_back(fs::absolute(path).string());
+    }
+    if (!options.files.empty()) continue;
+    if (model_paths.empty()) {
+      throw Error(ErrorCode::kParameter,
+                  fmt::format("the cache {} needs a profile of the model, but the arguments do not "
+                              "say which file the model is in (-m FILE); name the profile with "
+                              "--profile FILE, or use --no-profile",
+                              spec.label));
+    }
+    for (const std::string& model : model_paths) {
+      spec.policy.profiles.push_back(EnsureProfile(model, load_plugin, num_threads));
+    }
+  }
+}
+
+}  // namespace polarquant::cli

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+// Host: the command `polarquant`. Profiles of models: found in the user's cache folder, made when
+// missing, given to the caches that need one.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "cache_spec.h"
+#include "plugin.h"
+#include "polarquant/model_profile.h"
+
+namespace polarquant::cli {
+
+// How a profile is made.
+struct TuneOptions {
+  std::vector<std::string> texts;  // files; the essay that comes with us if empty
+  int num_tokens = 4096;
+  int num_threads = 1;
+};
+
+// Reads the texts with the model and an exact cache of ours, and observes. Throws Error.
+ModelProfile MakeProfile(const std::string& model_path, const Plugin& plugin,
+                         const TuneOptions& options);
+
+// Where the profile of a model of this fingerprint is kept.
+std::filesystem::path ProfilePath(const std::string& fingerprint);
+
+// Loads a plug-in into this process when one is needed.
+using LoadPlugin = std::function<const Plugin&()>;
+
+// The profile's file for a model: the kept one, else one made now (said on standard error).
+std::string EnsureProfile(const std::string& model_path, const LoadPlugin& load_plugin,
+                          int num_threads);
+
+// Gives the policies that need profiles theirs: the files the user named, whose fingerprints must
+// be this model's, or the kept one.
+void AttachProfiles(std::vector<CacheSpec>& specs, const ProfileOptions& options,
+                    const std::vector<std::string>& model_paths, const LoadPlugin& load_plugin,
+                    int num_threads);
+
+}  // namespace polarquant::cli

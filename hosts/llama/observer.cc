@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "observer.h"
+
+#include <algorithm>
+
+#include "polarquant/error.h"
+
+namespace polarquant::llama {
+namespace {
+
+constexpr int kPageTokens = 128;
+// The first tokens draw attention for their own sake; they stay exact and out of the statistics.
+constexpr int kSinkTokens = 4;
+// Fewer rows than this say little about the spread within a page.
+constexpr size_t kFewestRows = 32;
+
+}  // namespace
+
+Observer& Observer::Get() {
+  static Observer observer;
+  return observer;
+}
+
+void Observer::Start() {
+  const std::lock_guard lock(mutex_);
+  layers_.clear();
+  active_ = true;
+}
+
+void Observer::Finish(const std::string& path) {
+  const std::lock_guard lock(mutex_);
+  active_ = false;
+  ModelProfile profile;
+  profile.page_tokens = kPageTokens;
+  for (const auto& [layer, observer] : layers_) {
+    profile.layers.push_back(observer.Finish());
+    profile.tokens = std::max(profile.tokens, observer.num_keys());
+  }
+  layers_.clear();
+  if (profile.layers.empty()) {
+    throw Error(ErrorCode::kUnsupported,
+                "no keys were written to our cache, there is nothing to make a profile of");
+  }
+  profile.Save(path);
+}
+
+KeyObserver& Observer::Of(const KvTensor& tensor) {
+  const int num_kv_heads = static_cast<int>(tensor.row_values / tensor.head_dim);
+  return layers_
+      .try_emplace(tensor.parsed.layer, tensor.parsed.layer, num_kv_heads, tensor.head_dim,
+                   tensor.rope.value_or(Rope{}))
+      .first->second;
+}
+
+void Observer::Keys(const KvTensor& tensor, std::span<const int64_t> cells, const float* rows,
+                    int64_t stride, const int32_t* positions) {
+  const std::lock_guard lock(mutex_);
+  if (!active_ || tensor.head_dim == 0) return;
+  const std::vector<int32_t> none(cells.size(), kSinkTokens);
+  if (positions == nullptr) positions = none.data();
+  for (size_t first = 0; first < cells.size();) {
+    size_t end = first + 1;
+    while (end < cells.size() && cells[end] / kPageTokens == cells[first] / kPageTokens) ++end;
+    size_t begin = first;
+    while (begin < end && positions[begin] < kSinkTokens) ++begin;
+    if (end - begin >= kFewestRows) {
+      Of(tensor).AddPage(rows + static_cast<int64_t>(begin) * stride, static_cast<int>(end - begin),
+                         stride, positions + begin);
+    }
+    first = end;
+  }
+}
+
+void Observer::Queries(const KvTensor& tensor, const AttentionCall& call) {
+  const std::lock_guard lock(mutex_);
+  if (!active_) return;
+  Of(tensor).AddQueries(call.queries, call.num_queries, call.query_stride, call.num_q_heads,
+                        call.query_head_stride);
+}
+
+}  // namespace polarquant::llama

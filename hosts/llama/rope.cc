@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "rope.h"
+
+#include <cmath>
+#include <numbers>
+#include <vector>
+
+#include "graph.h"
+
+namespace polarquant::llama {
+namespace {
+
+// Each position refines what the one before it told: few enough steps that the phase a position
+// adds is known to well within a turn.
+constexpr int32_t kProbes[] = {1, 32, 1024, 32768};
+
+}  // namespace
+
+const ggml_tensor* RopeOfWrite(const ggml_tensor* set_rows) {
+  const ggml_tensor* rows = set_rows->src[0];
+  while (rows != nullptr && OpOf(rows) == Op::kView) rows = rows->src[0];
+  return rows != nullptr && OpOf(rows) == Op::kRope ? rows : nullptr;
+}
+
+Rope RopeOf(HostCompute& host, const ggml_tensor* rope, std::string& trouble) {
+  Rope found;
+  found.dims = rope->op_params[1];
+  const int mode = rope->op_params[2];
+  found.pairing = mode == GGML_ROPE_TYPE_NORMAL ? Rope::Pairing::kAdjacent : Rope::Pairing::kHalves;
+  if (mode != GGML_ROPE_TYPE_NORMAL && mode != GGML_ROPE_TYPE_NEOX) {
+    trouble = "RoPE of kind " + std::to_string(mode) + " has several positions a row";
+    return found;
+  }
+  const int64_t row_values = rope->ne[0] * rope->ne[1];
+  const HostCompute::HeadView heads = {row_values, rope->ne[0], 0};
+  found.frequencies.assign(static_cast<size_t>(found.dims) / 2, 0.0);
+  for (const int32_t position : kProbes) {
+    std::vector<float> row(static_cast<size_t>(row_values), 0.0f);
+    for (int i = 0; i < found.dims / 2; ++i) row[static_cast<size_t>(found.Pair(i).first)] = 1.0f;
+    std::vector<int32_t> positions = {position};
+    host.Rope(rope, heads, positions, row.data());
+    for (int i = 0; i < found.dims / 2; ++i) {
+      const auto [a, b] = found.Pair(i);
+      const double angle = std::atan2(static_cast<double>(row[static_cast<size_t>(b)]),
+                                      static_cast<double>(row[static_cast<size_t>(a)]));
+      double& frequency = found.frequencies[static_cast<size_t>(i)];
+      const double turns = std::round((frequency * position - angle) / (2.0 * std::numbers::pi));
+      frequency = (angle + 2.0 * std::numbers::pi * turns) / position;
+    }
+  }
+  return found;
+}
+
+}  // namespace polarquant::llama

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+// A model's profile: what its queries and keys look like, layer by layer, and the balance scales
+// that follow (polarquant/key_profile.h). A property of the model, not of a text: made once from a
+// few thousand tokens, kept in one small file.
+//
+// The file is in the safetensors format (any reader of it will do). Its metadata names the model;
+// each layer N with keys of its own has the f32 tensors [num_kv_heads][head_dim]
+//
+//   layers.N.query_moment     E q^2, summed over the query heads of the kv_head
+//   layers.N.key_moment       E k^2
+//   layers.N.key_variance     E (k - mean of its page)^2
+//   layers.N.turned_variance  the same after RoPE_t(mean) was subtracted
+//   layers.N.mean             the mean key before RoPE, 0 where subtracting it does not pay
+//   layers.N.balance          the balance scale over key_variance
+//   layers.N.balance_turned   the balance scale over turned_variance
+//
+// FORMAT.md has the rest. Plain data; functions are thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "polarquant/key_profile.h"
+#include "polarquant/scheme.h"
+
+namespace polarquant {
+
+struct LayerProfile {
+  int layer = 0;  // the model's own number
+  int num_kv_heads = 0;
+  int head_dim = 0;
+  Rope rope;  // without frequencies: the host knows them
+  std::vector<float> query_moment, key_moment, key_variance, turned_variance;
+  std::vector<float> mean;
+  std::vector<float> balance, balance_turned;
+
+  // By how many dB the logit error of a kv_head's quantised keys falls, for the same codec.
+  double GainDb(int kv_head, const Normalisation& normalisation) const;
+  // For CellStore::Config. The frequencies are still to be filled in.
+  KeyProfile KeysFor(const Normalisation& normalisation) const;
+
+  bool operator==(const LayerProfile&) const = default;
+};
+
+struct ModelProfile {
+  std::string model;         // its name, for people
+  std::string architecture;  // as the model file says
+  std::string fingerprint;   // of the model (hex); the same for all quantisations of its weights
+  std::string text;          // what was read, for people
+  int64_t tokens = 0;        // how much of it
+  int page_tokens = 128;
+  std::vector<LayerProfile> layers;  // ascending
+
+  // Null if the layer has no keys of its own.
+  const LayerProfile* Find(int layer) const;
+
+  // Throws Error(kHost) if the file cannot be read or written, Error(kFormat) if it is not a
+  // profile, naming what is wrong.
+  static ModelProfile Load(const std::string& path);
+  void Save(const std::string& path) const;
+  static ModelProfile Parse(std::string_view bytes);
+  std::string Print() const;  // the file's bytes
+
+  bool operator==(const ModelProfile&) const = default;
+};
+
+// The balance scale of one kv_head: (query_moment / key_variance)^(1/4), moments averaged over the
+// pairs of RoPE, within a factor of 64 of the head's median, scaled to a geometric mean of 1.
+// Channels that no query uses and no key fills get the median.
+std::vector<float> BalanceScale(const Rope& rope, const float* query_moment,
+                                const float* key_variance, int head_dim);
+
+// Collects the moments of one layer from queries and keys as attention sees them, after RoPE.
+class KeyObserver {
+ public:
+  KeyObserver(int layer, int num_kv_heads, int head_dim, Rope rope);
+
+  // `count` queries of all heads: q[n * stride + h * head_stride], num_q_heads a multiple of
+  // num_kv_heads.
+  void AddQueries(const float* queries, int count, int64_t stride, int num_q_heads,
+                  int64_t head_stride);
+  // The rows of one page, `stride` floats apart, each num_kv_heads * head_dim, and their positions.
+  void AddPage(const float* rows, int count, int64_t stride, const int32_t* positions);
+
+  int64_t num_queries() const { return num_queries_; }
+  int64_t num_keys() const { return num_keys_; }
+  // Throws Error(kParameter) if it has seen too little.
+  LayerProfile Finish() const;
+
+ private:
+  struct Turned {  // of a pair: least squares for its mean (model_profile.cc)
+    double w_re = 0, w_im = 0, weight = 0;
+  };
+  int layer_, num_kv_heads_, head_dim_;
+  Rope rope_;
+  std::vector<double> queries_, keys_, within_;  // sums of squares
+  std::vector<Turned> turned_;                   // [num_kv_heads][rope.dims / 2]
+  int64_t num_queries_ = 0, num_keys_ = 0;
+};
+
+}  // namespace polarquant

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+// Stage 1/7 normalise, prepared: from observed moments to balance scales and rotating centres.
+//
+// The mean of a pair. As complex numbers let k_t be keys, e_t = exp(i t w) the turns, m the mean
+// before RoPE. A page of N rows also loses its own mean, so what is left of it is
+//
+//   sum |k - m e|^2 - |sum k - m sum e|^2 / N
+//
+// a quadratic in m with its minimum at m = W / M, where over all pages
+//
+//   W = sum ( sum k conj(e) - (sum k) conj(sum e) / N ),   M = sum ( N - |sum e|^2 / N )
+//
+// and the minimum is lower than without m by |W|^2 / M. Pairs too slow to turn within a page have
+// M near 0: the page's mean holds their constant already.
+#include "polarquant/model_profile.h"
+
+#include <algorithm>
+#include <cmath>
+#include <complex>
+#include <string>
+
+#include "polarquant/error.h"
+
+namespace polarquant {
+namespace {
+
+using Complex = std::complex<double>;
+
+constexpr double kWidest = 64.0;           // of a scale against the head's median
+constexpr double kTurnsEnough = 0.02;      // of M against N
+constexpr double kWorthSubtracting = 0.1;  // of the pair's variance
+constexpr int64_t kFewestRows = 256;
+
+double Square(double x) { return x * x; }
+
+// Averages over the pairs of RoPE, in place.
+void AverageOverPairs(const Rope& rope, std::vector<double>& moments) {
+  for (int i = 0; i < rope.dims / 2; ++i) {
+    const auto [a, b] = rope.Pair(i);
+    double& first = moments[static_cast<size_t>(a)];
+    double& second = moments[static_cast<size_t>(b)];
+    first = second = 0.5 * (first + second);
+  }
+}
+
+double MedianOf(std::vector<double> values) {
+  if (values.empty()) return 1.0;
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+}  // namespace
+
+std::vector<float> BalanceScale(const Rope& rope, const float* query_moment,
+                                const float* key_variance, int head_dim) {
+  const auto dim = static_cast<size_t>(head_dim);
+  std::vector<double> queries(query_moment, query_moment + dim);
+  std::vector<double> keys(key_variance, key_variance + dim);
+  AverageOverPairs(rope, queries);
+  AverageOverPairs(rope, keys);
+  const auto scale_of = [&](size_t i) { return std::sqrt(std::sqrt(queries[i] / keys[i])); };
+  std::vector<double> known;
+  for (size_t i = 0; i < dim; ++i) {
+    if (queries[i] > 0 && keys[i] > 0) known.push_back(scale_of(i));
+  }
+  const double median = MedianOf(known);
+  std::vector<double> scales(dim, median);
+  double log_sum = 0.0;
+  for (size_t i = 0; i < dim; ++i) {
+    if (queries[i] > 0 || keys[i] > 0) {
+      scales[i] =
+          std::clamp(keys[i] > 0 ? scale_of(i) : INFINITY, median / kWidest, median * kWidest);
+    }
+    log_sum += std::log(scales[i]);
+  }
+  const double mean = std::exp(log_sum / static_cast<double>(dim));
+  std::vector<float> result;
+  for (const double scale : scales) {
+    result.push_back(static_cast<float>(std::clamp(scale / mean, 1.0 / 4096, 4096.0)));
+  }
+  return result;
+}
+
+double LayerProfile::GainDb(int kv_head, const Normalisation& normalisation) const {
+  const auto first = static_cast<size_t>(kv_head) * static_cast<size_t>(head_dim);
+  const std::vector<float>& noise = normalisation.rope     ? turned_variance
+                                    : normalisation.center ? key_variance
+                                                           : key_moment;
+  const std::vector<float>& scales = normalisation.rope ? balance_turned : balance;
+  double query_sum = 0, plain_sum = 0, mapped_queries = 0, mapped_keys = 0;
+  for (size_t i = first; i < first + static_cast<size_t>(head_dim); ++i) {
+    const double square = normalisation.balance ? Square(static_cast<double>(scales[i])) : 1.0;
+    query_sum += static_cast<double>(query_moment[i]);
+    plain_sum += static_cast<double>(key_moment[i]);
+    mapped_queries += static_cast<double>(query_moment[i]) / square;
+    mapped_keys += static_cast<double>(noise[i]) * square;
+  }
+  const double before = query_sum * plain_sum, after = mapped_queries * mapped_keys;
+  return before > 0 && after > 0 ? 10.0 * std::log10(before / after) : 0.0;
+}
+
+KeyProfile LayerProfile::KeysFor(const Normalisation& normalisation) const {
+  return {normalisation.rope ? balance_turned : balance, mean, rope};
+}
+
+const LayerProfile* ModelProfile::Find(int layer) const {
+  const auto found = std::ranges::find(layers, layer, &LayerProfile::layer);
+  return found == layers.end() ? nullptr : &*found;
+}
+
+KeyObserver::KeyObserver(int layer, int num_kv_heads, int head_dim, Rope rope)
+    : layer_(layer), num_kv_heads_(num_kv_heads), head_dim_(head_dim), rope_(std::move(rope)) {
+  const size_t values = static_cast<size_t>(num_kv_heads) * static_cast<size_t>(head_dim);
+  queries_.resize(values);
+  keys_.resize(values);
+  within_.resize(values);
+  turned_.resize(static_cast<size_t>(num_kv_heads) * rope_.frequencies.size());
+}
+
+void KeyObserver::AddQueries(const float* queries, int count, int64_t stride, int num_q_heads,
+                             int64_t head_stride) {
+  const int group = num_q_heads / num_kv_heads_;
+  for (int n = 0; n < count; ++n) {
+    for (int h = 0; h < num_q_heads; ++h) {
+      const float* query = queries + n * stride + h * head_stride;
+      double* sums = &queries_[static_cast<size_t>(h / group * head_dim_)];
+      for (int i = 0; i < head_dim_; ++i) sums[i] += Square(static_cast<double>(query[i]));
+    }
+  }
+  num_queries_ += count;
+}
+
+void KeyObserver::AddPage(const float* rows, int count, int64_t stride, const int32_t* positions) {
+  if (count == 0) return;
+  const double share = 1.0 / count;
+  const auto at = [&](int row, int channel) {
+    return static_cast<double>(rows[row * stride + channel]);
+  };
+  std::vector<double> sums(queries_.size());
+  for (size_t i = 0; i < sums.size(); ++i) {
+    double squares = 0;
+    for (int r = 0; r < count; ++r) {
+      sums[i] += at(r, static_cast<int>(i));
+      squares += Square(at(r, static_cast<int>(i)));
+    }
+    keys_[i] += squares;
+    within_[i] += squares - Square(sums[i]) * share;
+  }
+  num_keys_ += count;
+  std::vector<Complex> turns(static_cast<size_t>(count));
+  for (size_t p = 0; p < rope_.frequencies.size(); ++p) {
+    Complex turn_sum = 0;
+    for (int r = 0; r < count; ++r) {
+      turns[static_cast<size_t>(r)] = std::polar(1.0, rope_.frequencies[p] * positions[r]);
+      turn_sum += turns[static_cast<size_t>(r)];
+    }
+    const auto [a, b] = rope_.Pair(static_cast<int>(p));
+    for (int head = 0; head < num_kv_heads_; ++head) {
+      const int first = head * head_dim_;
+      Complex unturned = 0;
+      for (int r = 0; r < count; ++r) {
+        unturned +=
+            Complex(at(r, first + a), at(r, first + b)) * std::conj(turns[static_cast<size_t>(r)]);
+      }
+      const Complex key_sum(sums[static_cast<size_t>(first + a)],
+                            sums[static_cast<size_t>(first + b)]);
+      const Complex w = unturned - key_sum * std::conj(turn_sum) * share;
+      Turned& turned = turned_[static_cast<size_t>(head) * rope_.frequencies.size() + p];
+      turned.w_re += w.real();
+      turned.w_im += w.imag();
+      turned.weight += count - std::norm(turn_sum) * share;
+    }
+  }
+}
+
+LayerProfile KeyObserver::Finish() const {
+  if (num_keys_ < kFewestRows || num_queries_ < kFewestRows) {
+    throw Error(ErrorCode::kParameter,
+                "layer " + std::to_string(layer_) + ": " + std::to_string(num_keys_) +
+                    " keys and " + std::to_string(num_queries_) +
+                    " queries were observed; a profile needs at least " +
+                    std::to_string(kFewestRows) + " of each, give more text");
+  }
+  LayerProfile profile;
+  profile.layer = layer_;
+  profile.num_kv_heads = num_kv_heads_;
+  profile.head_dim = head_dim_;
+  profile.rope = {rope_.pairing, rope_.dims, {}};
+  const double key_share = 1.0 / static_cast<double>(num_keys_);
+  for (size_t i = 0; i < keys_.size(); ++i) {
+    profile.query_moment.push_back(
+        static_cast<float>(queries_[i] / static_cast<double>(num_queries_)));
+    profile.key_moment.push_back(static_cast<float>(keys_[i] * key_share));
+    profile.key_variance.push_back(static_cast<float>(within_[i] * key_share));
+  }
+  profile.turned_variance = profile.key_variance;
+  profile.mean.assign(keys_.size(), 0.0f);
+  for (size_t t = 0; t < turned_.size(); ++t) {
+    const Turned& turned = turned_[t];
+    const size_t pairs = rope_.frequencies.size();
+    const auto [a, b] = rope_.Pair(static_cast<int>(t % pairs));
+    const size_t first = t / pairs * static_cast<size_t>(head_dim_);
+    const size_t i = first + static_cast<size_t>(a), j = first + static_cast<size_t>(b);
+    if (turned.weight < kTurnsEnough * static_cast<double>(num_keys_)) continue;
+    const double saved = (Square(turned.w_re) + Square(turned.w_im)) / turned.weight;
+    const double variance = within_[i] + within_[j];
+    if (saved < kWorthSubtracting * variance) continue;
+    profile.mean[i] = static_cast<float>(turned.w_re / turned.weight);
+    profile.mean[j] = static_cast<float>(turned.w_im / turned.weight);
+    const double left = std::max(variance - saved, 0.0);
+    profile.turned_variance[i] = profile.turned_variance[j] =
+        static_cast<float>(0.5 * left * key_share);
+  }
+  for (int head = 0; head < num_kv_heads_; ++head) {
+    const auto first = static_cast<size_t>(head) * static_cast<size_t>(head_dim_);
+    const auto append = [&](const std::vector<float>& variance, std::vector<float>& to) {
+      const auto scales =
+          BalanceScale(profile.rope, &profile.query_moment[first], &variance[first], head_dim_);
+      to.insert(to.end(), scales.begin(), scales.end());
+    };
+    append(profile.key_variance, profile.balance);
+    append(profile.turned_variance, profile.balance_turned);
+  }
+  return profile;
+}
+
+}  // namespace polarquant
