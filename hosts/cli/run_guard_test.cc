@@ -85,6 +85,21 @@ TEST(FindBypass, LetsHarmlessCommandsThrough) {
   EXPECT_EQ(Find("llama-server", {}, {{"LLAMA_ARG_KV_OFFLOAD", "1"}}), "");
 }
 
+TEST(ModelsOf, FindsTheModelAndTheDraftModel) {
+  const auto models = [](const Words& arguments,
+                         const std::map<std::string, std::string>& variables = {}) {
+    return ModelsOf(arguments, [&](const std::string& name) -> std::optional<std::string> {
+      const auto found = variables.find(name);
+      return found == variables.end() ? std::nullopt : std::optional(found->second);
+    });
+  };
+  EXPECT_EQ(models({"-c", "512", "-m", "a.gguf"}), Words{"a.gguf"});
+  EXPECT_EQ(models({"--model", "a.gguf", "-md", "b.gguf"}), (Words{"a.gguf", "b.gguf"}));
+  EXPECT_EQ(models({"--model_draft", "b.gguf"}, {{"LLAMA_ARG_MODEL", "c.gguf"}}),
+            (Words{"c.gguf", "b.gguf"}));
+  EXPECT_EQ(models({"-hf", "someone/model"}), Words{});
+}
+
 TEST(AsksForInformation, KnowsTheQuestions) {
   EXPECT_TRUE(AsksForInformation({"--version"}));
   EXPECT_TRUE(AsksForInformation({"-m", "x", "--list_devices"}));

