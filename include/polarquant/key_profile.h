@@ -42,7 +42,8 @@ struct Rope {
 
 struct KeyProfile {
   std::vector<float> balance;  // [num_kv_heads][head_dim], each in [1/4096, 4096]; empty if unknown
-  std::vector<float> mean;     // [num_kv_heads][head_dim], before RoPE; empty if unknown
+  // [num_kv_heads][head_dim], before RoPE; 0 where a channel does not turn. Empty if unknown.
+  std::vector<float> mean;
   Rope rope;
 
   // Throws Error(kParameter) naming the first value that is not finite or out of range, or a length

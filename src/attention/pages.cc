@@ -59,17 +59,15 @@ void DecodeTo(const Side& side, const std::byte* page, const PageWork& work, flo
 // Logits of the rotating centre, <q, m_t>, added to those of slots [work.begin, work.end).
 void AddCentreScores(const Side& keys, const RotatingCentre& centre, const PageRef& page,
                      const QueryRows& queries, float* scratch, float* logits, int64_t stride) {
-  const int terms = centre.num_terms(), head_dim = keys.head_dim;
+  const TurnTable& table = centre.table();
+  const int terms = table.num_terms();
   const PageView& view = page.view;
   float* weights = scratch;  // [rows][terms]
   float* scores = scratch + static_cast<int64_t>(queries.rows) * terms;
   const auto add = [&](int slot, int32_t position, int count) {
-    for (int r = 0; r < queries.rows; ++r) {
-      centre.Weigh(position, queries.plain + static_cast<int64_t>(r) * head_dim,
-                   weights + static_cast<int64_t>(r) * terms);
-    }
-    keys.kernels->score_f32(weights, terms, queries.rows, terms, centre.table(), terms, count,
-                            scores, count);
+    centre.Weigh(position, queries.plain, queries.rows, weights);
+    keys.kernels->score_f32(weights, terms, queries.rows, terms, table.Row(0), terms, count, scores,
+                            count);
     for (int r = 0; r < queries.rows; ++r) {
       for (int i = 0; i < count; ++i) logits[r * stride + slot + i] += scores[r * count + i];
     }

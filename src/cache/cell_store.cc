@@ -76,10 +76,9 @@ std::vector<RotatingCentre> CentresOf(const CellStore::Config& config) {
   std::vector<RotatingCentre> centres;
   if (!config.scheme.normalisation.rope) return centres;
   const auto head_dim = static_cast<size_t>(config.head_dim);
+  const auto table = TurnTable::Share(config.profile->rope, config.page_tokens);
   for (size_t head = 0; head < static_cast<size_t>(config.num_kv_heads); ++head) {
-    centres.emplace_back(config.profile->rope,
-                         std::span(config.profile->mean).subspan(head * head_dim, head_dim),
-                         config.page_tokens);
+    centres.emplace_back(table, std::span(config.profile->mean).subspan(head * head_dim, head_dim));
   }
   return centres;
 }

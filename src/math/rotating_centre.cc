@@ -5,8 +5,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <mutex>
+#include <numbers>
 #include <string>
 
+#include "math/rotation.h"
 #include "polarquant/error.h"
 
 namespace polarquant {
@@ -40,6 +43,12 @@ void KeyProfile::Check(int num_kv_heads, int head_dim) const {
     fail("RoPE turns " + std::to_string(rope.dims) + " of " + std::to_string(head_dim) +
          " channels; it must be an even number of them, and 0 exactly if there is no pairing");
   }
+  for (size_t i = 0; i < mean.size(); ++i) {
+    const auto channel = static_cast<int>(i % static_cast<size_t>(head_dim));
+    if (channel >= rope.dims && mean[i] != 0.0f) {
+      fail("channel " + std::to_string(channel) + " has a mean but does not turn");
+    }
+  }
   if (!rope.frequencies.empty() && rope.frequencies.size() != static_cast<size_t>(rope.dims) / 2) {
     fail(std::to_string(rope.frequencies.size()) + " frequencies for " +
          std::to_string(rope.dims / 2) + " pairs");
@@ -49,43 +58,69 @@ void KeyProfile::Check(int num_kv_heads, int head_dim) const {
   }
 }
 
-RotatingCentre::RotatingCentre(const Rope& rope, std::span<const float> mean, int page_tokens)
-    : head_dim_(static_cast<int>(mean.size())),
-      page_tokens_(page_tokens),
-      fixed_(mean.begin(), mean.end()) {
-  for (int i = 0; i < rope.dims / 2; ++i) {
-    const auto [a, b] = rope.Pair(i);
-    float& mean_a = fixed_[static_cast<size_t>(a)];
-    float& mean_b = fixed_[static_cast<size_t>(b)];
-    if (mean_a != 0.0f || mean_b != 0.0f) {
-      pairs_.push_back({a, b, rope.frequencies.at(static_cast<size_t>(i)),
-                        static_cast<double>(mean_a), static_cast<double>(mean_b)});
-    }
-    mean_a = mean_b = 0.0f;
-  }
-  table_.reserve(static_cast<size_t>(page_tokens) * static_cast<size_t>(num_terms()));
+TurnTable::TurnTable(const Rope& rope, int page_tokens) : rope_(rope), page_tokens_(page_tokens) {
   for (int t = 0; t < page_tokens; ++t) {
-    for (const Pair& pair : pairs_) {
-      table_.push_back(static_cast<float>(std::cos(pair.frequency * t)));
-      table_.push_back(static_cast<float>(std::sin(pair.frequency * t)));
+    for (int i = 0; i < rope.dims / 2; ++i) {
+      const double phase = rope.frequencies.at(static_cast<size_t>(i)) * t;
+      turns_.push_back(static_cast<float>(std::cos(phase)));
+      turns_.push_back(static_cast<float>(std::sin(phase)));
     }
-    table_.push_back(1.0f);
-    table_.resize(static_cast<size_t>((t + 1) * num_terms()));
+    turns_.resize(static_cast<size_t>((t + 1) * num_terms()));
   }
 }
 
-std::pair<double, double> RotatingCentre::At(const Pair& pair, int32_t position) {
-  const double phase = pair.frequency * position;
-  const double c = std::cos(phase), s = std::sin(phase);
-  return {pair.mean_a * c - pair.mean_b * s, pair.mean_a * s + pair.mean_b * c};
+std::shared_ptr<const TurnTable> TurnTable::Share(const Rope& rope, int page_tokens) {
+  static std::mutex mutex;
+  static std::vector<std::weak_ptr<const TurnTable>> tables;
+  const std::lock_guard lock(mutex);
+  std::erase_if(tables, [](const auto& entry) { return entry.expired(); });
+  for (const auto& entry : tables) {
+    const auto table = entry.lock();
+    if (table != nullptr && table->page_tokens() == page_tokens && table->rope() == rope) {
+      return table;
+    }
+  }
+  auto table = std::make_shared<const TurnTable>(rope, page_tokens);
+  tables.emplace_back(table);
+  return table;
+}
+
+RotatingCentre::RotatingCentre(std::shared_ptr<const TurnTable> table, std::span<const float> mean)
+    : table_(std::move(table)), head_dim_(static_cast<int>(mean.size())) {
+  const Rope& rope = table_->rope();
+  for (int i = 0; i < rope.dims / 2; ++i) {
+    const auto [a, b] = rope.Pair(i);
+    means_.push_back(mean[static_cast<size_t>(a)]);
+    means_.push_back(mean[static_cast<size_t>(b)]);
+  }
+}
+
+size_t RotatingCentre::bytes() const {
+  const size_t share = table_->bytes() / static_cast<size_t>(table_.use_count());
+  return sizeof(*this) + means_.size() * sizeof(float) + share;
+}
+
+// The phase is reduced to one turn in double precision; what is left needs no more than f32.
+void RotatingCentre::TurnedTo(int32_t position, float* means) const {
+  const Rope& rope = table_->rope();
+  constexpr double kTurn = 2.0 * std::numbers::pi;
+  for (size_t i = 0; i < rope.frequencies.size(); ++i) {
+    const double phase = rope.frequencies[i] * position;
+    const auto rest = static_cast<float>(phase - kTurn * std::round(phase / kTurn));
+    const float c = std::cos(rest), s = std::sin(rest);
+    const float m = means_[2 * i], n = means_[2 * i + 1];
+    means[2 * i] = m * c - n * s;
+    means[2 * i + 1] = m * s + n * c;
+  }
 }
 
 // Phases are found where a block of page_tokens positions begins, and turned by the table from
 // there.
 void RotatingCentre::AddTo(int32_t first, int count, float sign, float* rows) const {
+  const int page_tokens = table_->page_tokens();
   while (count > 0) {
-    const int begin = (first % page_tokens_ + page_tokens_) % page_tokens_;
-    const int end = std::min(begin + count, page_tokens_);
+    const int begin = (first % page_tokens + page_tokens) % page_tokens;
+    const int end = std::min(begin + count, page_tokens);
     AddBlock(first - begin, begin, end, sign, rows);
     rows += static_cast<int64_t>(end - begin) * head_dim_;
     first += end - begin;
@@ -94,35 +129,35 @@ void RotatingCentre::AddTo(int32_t first, int count, float sign, float* rows) co
 }
 
 void RotatingCentre::AddBlock(int32_t base, int begin, int end, float sign, float* rows) const {
-  for (size_t p = 0; p < pairs_.size(); ++p) {
-    const Pair& pair = pairs_[p];
-    const auto [m, n] = At(pair, base);
-    const float base_a = sign * static_cast<float>(m), base_b = sign * static_cast<float>(n);
-    for (int t = begin; t < end; ++t) {
-      const float* turn = &table_[static_cast<size_t>(t * num_terms()) + 2 * p];
-      float* row = rows + static_cast<int64_t>(t - begin) * head_dim_;
-      row[pair.a] += base_a * turn[0] - base_b * turn[1];
-      row[pair.b] += base_a * turn[1] + base_b * turn[0];
-    }
-  }
+  const Rope& rope = table_->rope();
+  float means[kMaxHeadDim];
+  TurnedTo(base, means);
   for (int t = begin; t < end; ++t, rows += head_dim_) {
-    for (int i = 0; i < head_dim_; ++i) rows[i] += sign * fixed_[static_cast<size_t>(i)];
+    const float* turns = table_->Row(t);
+    for (int i = 0; i < rope.dims / 2; ++i) {
+      const auto [a, b] = rope.Pair(i);
+      const float m = sign * means[2 * i], n = sign * means[2 * i + 1];
+      rows[a] += m * turns[2 * i] - n * turns[2 * i + 1];
+      rows[b] += m * turns[2 * i + 1] + n * turns[2 * i];
+    }
   }
 }
 
-void RotatingCentre::Weigh(int32_t first, const float* query, float* weights) const {
-  float* end = weights + num_terms();
-  for (const Pair& pair : pairs_) {
-    const auto [mean_a, mean_b] = At(pair, first);
-    const float m = static_cast<float>(mean_a), n = static_cast<float>(mean_b);
-    const float x = query[pair.a], y = query[pair.b];
-    *weights++ = x * m + y * n;
-    *weights++ = y * m - x * n;
+void RotatingCentre::Weigh(int32_t first, const float* queries, int num_queries,
+                           float* weights) const {
+  const Rope& rope = table_->rope();
+  const int num_terms = table_->num_terms();
+  float means[kMaxHeadDim];
+  TurnedTo(first, means);
+  for (int r = 0; r < num_queries; ++r, queries += head_dim_, weights += num_terms) {
+    for (int i = 0; i < rope.dims / 2; ++i) {
+      const auto [a, b] = rope.Pair(i);
+      const float m = means[2 * i], n = means[2 * i + 1], x = queries[a], y = queries[b];
+      weights[2 * i] = x * m + y * n;
+      weights[2 * i + 1] = y * m - x * n;
+    }
+    std::fill(weights + rope.dims, weights + num_terms, 0.0f);
   }
-  float fixed = 0.0f;
-  for (int i = 0; i < head_dim_; ++i) fixed += query[i] * fixed_[static_cast<size_t>(i)];
-  *weights++ = fixed;
-  std::fill(weights, end, 0.0f);
 }
 
 }  // namespace polarquant

@@ -5,10 +5,11 @@
 //   <q, m_t> = (x m + y n) cos p + (y m - x n) sin p
 //
 // so for consecutive positions the logits of a page are one product of a query's weights with a
-// table of cosines and sines that is the same for every page.
+// table of cosines and sines that is the same for every page, head and layer.
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -16,39 +17,49 @@
 
 namespace polarquant {
 
+// Cosine and sine of every pair's phase at positions 0 .. page_tokens - 1.
+class TurnTable {
+ public:
+  TurnTable(const Rope& rope, int page_tokens);
+  // The table there is, if somebody still holds it, else a new one. Thread-safe.
+  static std::shared_ptr<const TurnTable> Share(const Rope& rope, int page_tokens);
+
+  const Rope& rope() const { return rope_; }
+  int page_tokens() const { return page_tokens_; }
+  // Terms of a row: two a pair, then zeros up to a multiple of 16, as kernels like it.
+  int num_terms() const { return (rope_.dims + 15) / 16 * 16; }
+  const float* Row(int token) const { return &turns_[static_cast<size_t>(token * num_terms())]; }
+  size_t bytes() const { return turns_.size() * sizeof(float); }
+
+ private:
+  Rope rope_;
+  int page_tokens_;
+  std::vector<float> turns_;  // [page_tokens][num_terms]
+};
+
 class RotatingCentre {
  public:
-  // `mean` [head_dim]. The table covers `page_tokens` positions.
-  RotatingCentre(const Rope& rope, std::span<const float> mean, int page_tokens);
+  RotatingCentre(std::shared_ptr<const TurnTable> table, std::span<const float> mean);
 
   // rows[i] += sign * m at position first + i, for `count` rows of head_dim floats. What is added
   // depends on the position alone, to the last bit: what one call subtracts another adds back.
   void AddTo(int32_t first, int count, float sign, float* rows) const;
 
-  // Logit at position first + i, i < page_tokens: <weights, table row i>.
-  // A multiple of 16, as kernels like it; what is left over is zero.
-  int num_terms() const { return (2 * static_cast<int>(pairs_.size()) + 1 + 15) / 16 * 16; }
-  void Weigh(int32_t first, const float* query, float* weights) const;  // [num_terms]
-  size_t bytes() const {                                                // that it holds
-    return sizeof(*this) + pairs_.size() * sizeof(Pair) +
-           (fixed_.size() + table_.size()) * sizeof(float);
-  }
-  const float* table() const { return table_.data(); }  // [page_tokens][num_terms]
+  // weights [num_queries][num_terms] of `queries` [num_queries][head_dim]: the logit at position
+  // first + i, i < page_tokens, is <weights, table().Row(i)>.
+  void Weigh(int32_t first, const float* queries, int num_queries, float* weights) const;
+  const TurnTable& table() const { return *table_; }
+
+  size_t bytes() const;  // that it holds, with its share of the table
 
  private:
-  struct Pair {
-    int a, b;          // channels
-    double frequency;  // radians a position
-    double mean_a, mean_b;
-  };
   void AddBlock(int32_t base, int begin, int end, float sign, float* rows) const;
-  // The pair's mean at a position.
-  static std::pair<double, double> At(const Pair& pair, int32_t position);
+  // The means turned to a position: [dims / 2][2].
+  void TurnedTo(int32_t position, float* means) const;
 
-  int head_dim_, page_tokens_;
-  std::vector<Pair> pairs_;   // those whose mean is not zero
-  std::vector<float> fixed_;  // [head_dim]: means of channels that do not turn
-  std::vector<float> table_;
+  std::shared_ptr<const TurnTable> table_;
+  int head_dim_;
+  std::vector<float> means_;  // [dims / 2][2], pair by pair
 };
 
 }  // namespace polarquant
