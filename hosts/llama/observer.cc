@@ -14,6 +14,18 @@ constexpr int kSinkTokens = 4;
 // Fewer rows than this say little about the spread within a page.
 constexpr size_t kFewestRows = 32;
 
+// The queries of the first tokens are unlike all others, and what they see is exact anyway.
+bool SeesSinksOnly(const AttentionCall& call, int query) {
+  if (call.mask == nullptr) return call.num_cells <= kSinkTokens;
+  constexpr uint16_t kHidden = 0xfc00;  // -inf
+  const uint16_t* row = call.mask + query * call.mask_stride;
+  int seen = 0;
+  for (int64_t cell = 0; cell < call.num_cells && seen <= kSinkTokens; ++cell) {
+    seen += row[cell] != kHidden ? 1 : 0;
+  }
+  return seen <= kSinkTokens;
+}
+
 }  // namespace
 
 Observer& Observer::Get() {
@@ -74,8 +86,12 @@ void Observer::Keys(const KvTensor& tensor, std::span<const int64_t> cells, cons
 void Observer::Queries(const KvTensor& tensor, const AttentionCall& call) {
   const std::lock_guard lock(mutex_);
   if (!active_) return;
-  Of(tensor).AddQueries(call.queries, call.num_queries, call.query_stride, call.num_q_heads,
-                        call.query_head_stride);
+  KeyObserver& observer = Of(tensor);
+  for (int n = 0; n < call.num_queries; ++n) {
+    if (SeesSinksOnly(call, n)) continue;
+    observer.AddQueries(call.queries + n * call.query_stride, 1, call.query_stride,
+                        call.num_q_heads, call.query_head_stride);
+  }
 }
 
 }  // namespace polarquant::llama
