@@ -29,7 +29,7 @@ def edges(first, last, key, value):
 
 def questions():
     balanced = "turbo{}:balanced".format
-    rules = ["", ":scale=norm", ":scale=unbiased"]
+    rules = [":scale=mse", ":scale=norm", ""]
     yield "pages", [cache(f"pages of {n}", balanced(4), "turbo4", page_tokens=n, window=w)
                     for w in (0, 128) for n in (64, 128, 256)]
     yield "key-scale", [cache(f"K {balanced(b)}{r}", balanced(b) + r, "f16")

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `make demo` shows: stock llama.cpp programs with their own 16-bit cache and with ours.
 
-Four steps, each of which fails aloud:
+Five steps, each of which fails aloud:
+  profile   what balanced keys need to know of the model, made once and kept
   exact     200 greedy tokens through our f16 scheme are, letter for letter, those of stock
   answers   a question about a long text, with stock f16 and with turbo4/turbo3
   depth     the essay fills the cache of llama-completion; memory and decoding speed there
@@ -25,7 +26,8 @@ import time
 
 STOCK = "stock:f16"
 ANSWER = "turbo4/turbo3"
-CACHES = ["turbo4:center/turbo4", "turbo4/turbo4", "turbo4/turbo3"]
+CACHES = ["turbo4:balanced/turbo4", "turbo3:balanced/turbo3", "turbo4:center/turbo4",
+          "turbo4/turbo4", "turbo4/turbo3"]
 CONTEXT = 8192
 DECODED = 64  # tokens decoded at depth
 FIDELITY_CONTEXT = 2048
@@ -79,6 +81,14 @@ class Demo:
 
     # -- The steps.
 
+    def find_profile(self):
+        say("the model's profile")
+        path = json.loads(self.run([self.command, "--plugin", self.plugin, "tune", "-m",
+                                    self.options.model, "-t", self.threads, "--if-missing",
+                                    "--json"]).stdout)["file"]
+        print(f"   {path}")
+        return path
+
     def check_exact(self):
         say("200 greedy tokens through the f16 scheme, against stock")
         prompt = self.essay[:3000]
@@ -117,7 +127,8 @@ class Demo:
             if kv != STOCK:
                 events.unlink(missing_ok=True)
                 env.update(GGML_BACKEND_PATH=str(self.plugin), LLAMA_ARG_DEVICE="POLARQUANT",
-                           POLARQUANT_KV=kv, POLARQUANT_STATUS=str(events))
+                           POLARQUANT_KV=kv, POLARQUANT_PROFILE=self.profile,
+                           POLARQUANT_STATUS=str(events))
             _, log = self.completion(self.essay, DECODED, "--ignore-eos", "--prompt-cache", state,
                                      "--prompt-cache-ro", env=env)
             found = re.search(r" eval time =.*?/ +(\d+) runs.*?([0-9.]+) tokens per second", log)
@@ -228,6 +239,7 @@ def main():
     options = parser.parse_args()
     demo = Demo(options)
 
+    demo.profile = demo.find_profile()
     exact = demo.check_exact()
     answers = demo.ask()
     depth = demo.measure_depth()

@@ -18,6 +18,12 @@ constexpr std::string_view kStockPrefix = "stock:";
 constexpr std::array<std::string_view, 9> kStockTypes = {"f32",  "f16",    "bf16", "q8_0", "q4_0",
                                                          "q4_1", "iq4_nl", "q5_0", "q5_1"};
 
+constexpr std::array<Preset, 3> kPresets = {{
+    {"small", "turbo3:balanced/turbo3", "a fifth of 16 bit; about as far from it as q4_0 and less"},
+    {"balanced", "turbo4:balanced/turbo4", "the default: a quarter of 16 bit, hard to tell from it"},
+    {"precise", "q8_0:balanced/q8_0", "half of 16 bit, for those who want no difference"},
+}};
+
 std::string StockType(std::string_view word, std::string_view whole) {
   if (std::find(kStockTypes.begin(), kStockTypes.end(), word) == kStockTypes.end()) {
     throw Error(ErrorCode::kFormat,
@@ -28,6 +34,8 @@ std::string StockType(std::string_view word, std::string_view whole) {
 }
 
 }  // namespace
+
+std::span<const Preset> Presets() { return kPresets; }
 
 CacheSpec ParseCache(std::string_view text, int window_tokens, int sink_tokens) {
   CacheSpec spec;
@@ -41,7 +49,10 @@ CacheSpec ParseCache(std::string_view text, int window_tokens, int sink_tokens) 
         slash == std::string_view::npos ? spec.stock_key : StockType(types.substr(slash + 1), text);
     return spec;
   }
-  std::tie(spec.policy.key, spec.policy.value) = Scheme::ParsePair(text);
+  const auto preset = std::find_if(kPresets.begin(), kPresets.end(),
+                                   [&](const Preset& each) { return each.name == text; });
+  std::tie(spec.policy.key, spec.policy.value) =
+      Scheme::ParsePair(preset != kPresets.end() ? preset->schemes : text);
   spec.policy.window_tokens = window_tokens;
   spec.policy.sink_tokens = sink_tokens;
   spec.policy.Check();

@@ -2,9 +2,11 @@
 // Host: the command `polarquant`. A cache as people name it on the command line.
 //
 //   turbo4:center/turbo4   our schemes for keys and values      turbo4   one scheme for both
+//   small balanced precise presets                        (cache_spec.cc says what they stand for)
 //   stock:f16              llama.cpp's own cache, without us    stock:q8_0/q4_0  keys and values
 #pragma once
 
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,6 +18,12 @@ namespace polarquant::cli {
 // The cache when none is named, and when none is named that may need a profile.
 inline constexpr std::string_view kDefaultCache = "turbo4:balanced/turbo4";
 inline constexpr std::string_view kDefaultWithoutProfile = "turbo4:center/turbo4";
+
+// Named caches, chosen by measurement (ARCHITECTURE.md).
+struct Preset {
+  std::string_view name, schemes, summary;
+};
+std::span<const Preset> Presets();
 
 struct CacheSpec {
   std::string label;      // as it was typed; reports repeat it

@@ -20,10 +20,10 @@ ErrorCode CodeOf(const std::string& text, int window = 128, int sinks = 4) {
 }
 
 TEST(ParseCache, TakesOneSchemeForBothRoles) {
-  const CacheSpec spec = ParseCache("turbo3:scale=unbiased", 64, 2);
+  const CacheSpec spec = ParseCache("turbo3:scale=mse", 64, 2);
   EXPECT_FALSE(spec.stock);
-  EXPECT_EQ(spec.label, "turbo3:scale=unbiased");
-  EXPECT_EQ(spec.policy.key.ToString(), "turbo3:scale=unbiased");
+  EXPECT_EQ(spec.label, "turbo3:scale=mse");
+  EXPECT_EQ(spec.policy.key.ToString(), "turbo3:scale=mse");
   EXPECT_EQ(spec.policy.value, spec.policy.key);
   EXPECT_EQ(spec.policy.window_tokens, 64);
   EXPECT_EQ(spec.policy.sink_tokens, 2);
@@ -66,6 +66,21 @@ TEST(ParseCaches, FallsBackToTheDefaultOnlyWhenNothingIsNamed) {
   ASSERT_EQ(specs.size(), 2u);
   EXPECT_EQ(specs[0].label, "turbo2");
   EXPECT_EQ(specs[1].label, "stock:f16");
+}
+
+TEST(ParseCaches, TakesNoCacheThatNeedsAProfileWhenThereShallBeNone) {
+  CacheOptions options;
+  options.profile.none = true;
+  EXPECT_FALSE(ParseCaches(options).front().policy.needs_profile());
+}
+
+TEST(Presets, AreSchemesAndTheirNamesAreKept) {
+  for (const Preset& preset : Presets()) {
+    const CacheSpec named = ParseCache(preset.name, 128, 4);
+    EXPECT_EQ(named.label, preset.name);
+    EXPECT_EQ(named.policy, ParseCache(preset.schemes, 128, 4).policy);
+  }
+  EXPECT_EQ(ParseCache("balanced", 128, 4).policy, ParseCache(kDefaultCache, 128, 4).policy);
 }
 
 TEST(ParseCaches, RefusesTheSameCacheTwice) {

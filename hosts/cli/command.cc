@@ -8,8 +8,8 @@ namespace polarquant::cli {
 void AddCacheOptions(CLI::App& command, CacheOptions& options) {
   command
       .add_option("--kv", options.caches,
-                  "Cache: K/V schemes, one scheme for both, or stock:TYPE for llama.cpp's own; "
-                  "repeatable. Default " +
+                  "Cache: K/V schemes, one scheme for both, a preset (small, balanced, precise), or "
+                  "stock:TYPE for llama.cpp's own; repeatable. Default " +
                       std::string(kDefaultCache))
       ->type_name("SPEC")
       ->expected(1)

@@ -29,7 +29,8 @@ struct PerplexityOptions {
   std::string text;
   int context_tokens = 2048;
   int num_chunks = 4;
-  int batch_tokens = 512;
+  // As decoding does, a piece reads the rows before it from the cache and its own exact ones.
+  int batch_tokens = 128;
   int num_threads = 1;
   bool expand_weights = false;
   CacheOptions caches;

@@ -31,7 +31,9 @@ std::vector<Scheme> AllSchemes() {
   for (const CodecInfo& info : Codecs()) {
     const std::string name(info.name);
     schemes.push_back(Scheme::Parse(name));
-    if (info.scale_rules) schemes.push_back(Scheme::Parse(name + ":center"));
+    if (!info.scale_rules) continue;
+    schemes.push_back(Scheme::Parse(name + ":center"));
+    if (info.keys) schemes.push_back(Scheme::Parse(name + ":balanced"));
   }
   return schemes;
 }
@@ -131,7 +133,7 @@ int RunSchemes(const SchemesOptions& options) {
   report["refused"] = refused;
   std::string tail = "\n";
   for (const Json& row : refused) tail += row.at("cause").get<std::string>() + "\n";
-  tail += "Any scheme also takes :scale=norm, :scale=unbiased (turbo) or :rotate=none.\n";
+  tail += "Any scheme also takes :scale=norm, :scale=mse (turbo) or :rotate=none.\n";
   Report(report, heading + table.Print() + tail, options.json);
   return 0;
 }

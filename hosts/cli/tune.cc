@@ -118,6 +118,7 @@ std::string PrintProfile(const ModelProfile& profile) {
 
 struct TuneCommand {
   std::string model, output;
+  bool if_missing = false;
   TuneOptions tune;
   JsonOption json;
 };
@@ -125,11 +126,17 @@ struct TuneCommand {
 int RunTune(const GlobalOptions& global, const TuneCommand& options) {
   SetUpLlama(global.verbose);
   CatchInterrupts();
-  const Plugin plugin(FindPlugin(global.plugin));
-  const ModelProfile profile = MakeProfile(options.model, plugin, options.tune);
   const std::string path =
-      options.output.empty() ? ProfilePath(profile.fingerprint).string() : options.output;
-  profile.Save(path);
+      options.output.empty() ? ProfilePath(IdentifyModel(options.model).fingerprint).string()
+                             : options.output;
+  ModelProfile profile;
+  if (options.if_missing && std::filesystem::exists(path)) {
+    profile = ModelProfile::Load(path);
+  } else {
+    const Plugin plugin(FindPlugin(global.plugin));
+    profile = MakeProfile(options.model, plugin, options.tune);
+    profile.Save(path);
+  }
   Json json = Describe(profile);
   json["file"] = path;
   std::string text = fmt::format("{}\n", path);
@@ -178,6 +185,7 @@ Examples:
       ->type_name("N")
       ->check(CLI::Range(512, 1 << 24))
       ->capture_default_str();
+  command->add_flag("--if-missing", options->if_missing, "Leave a profile that is there as it is");
   AddThreadsOption(*command, options->tune.num_threads);
   AddJsonOption(*command, options->json);
   command->callback([&global, &action, options] {

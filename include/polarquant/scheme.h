@@ -4,8 +4,8 @@
 //
 //   CODEC[:center|:balance|:balanced][:center=rope][:scale=mse|norm|unbiased][:rotate=none]
 //
-//   turbo4                  normalise nothing, rotate, 4-bit Lloyd-Max codes, least-squares scale
-//   turbo3:scale=unbiased   the same with three bits and the EDEN scale
+//   turbo4                  normalise nothing, rotate, 4-bit Lloyd-Max codes, the EDEN scale
+//   turbo3:scale=mse        the same with three bits and the least-squares scale
 //   turbo4:center           the page's mean is subtracted first and kept in the page's header
 //   turbo4:balanced         the same, and channels are weighed against the queries: `center` and
 //                           `balance` together (keys only; needs a model's profile)
@@ -39,12 +39,14 @@ struct Normalisation {
 
 // The stored scale of a quantised row x with code vector c (Vargaftik et al., DRIVE 2021 and EDEN
 // 2022): least squares <c,x>/|c|^2, equal norms |x|/|c|, or unbiased inner products |x|^2/<c,x>.
+// Least squares has the smallest error but shrinks every row, which attention minds more: unbiased
+// is the default.
 enum class ScaleRule { kMse, kNorm, kUnbiased };
 
 struct Scheme {
   std::string codec = "f16";  // a name of the codec table (polarquant/codec.h)
   Normalisation normalisation;
-  ScaleRule scale_rule = ScaleRule::kMse;
+  ScaleRule scale_rule = ScaleRule::kUnbiased;
   bool rotate = false;  // whether rows are rotated before the codec; the codec's default if unsaid
 
   // Throws Error(kFormat) naming the offending word and the words allowed.

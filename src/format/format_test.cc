@@ -31,7 +31,7 @@ std::vector<std::string> AllSchemes() {
   for (const CodecInfo& codec : Codecs()) {
     for (const char* center :
          {"", ":center", ":balance", ":balanced", ":center=rope", ":balanced:center=rope"}) {
-      for (const char* scale : {"", ":scale=norm", ":scale=unbiased"}) {
+      for (const char* scale : {"", ":scale=mse", ":scale=norm"}) {
         for (const char* rotate : {"", ":rotate=none"}) {
           if (*center != 0 && codec.code_bits >= 16) continue;
           if (*scale != 0 && !codec.scale_rules) continue;
@@ -58,14 +58,14 @@ TEST(Scheme, MeansWhatItSays) {
   const Scheme plain = Scheme::Parse("turbo4");
   EXPECT_EQ(plain.codec, "turbo4");
   EXPECT_FALSE(plain.normalisation.any());
-  EXPECT_EQ(plain.scale_rule, ScaleRule::kMse);
+  EXPECT_EQ(plain.scale_rule, ScaleRule::kUnbiased);
   EXPECT_TRUE(plain.rotate);
   EXPECT_FALSE(Scheme::Parse("f16").rotate);
   EXPECT_TRUE(Scheme::Parse("q8_0").rotate);
   EXPECT_FALSE(Scheme::Parse("q8_0:rotate=none").rotate);
-  const Scheme full = Scheme::Parse("turbo3:center:scale=unbiased:rotate=none");
+  const Scheme full = Scheme::Parse("turbo3:center:scale=mse:rotate=none");
   EXPECT_EQ(full.normalisation, Normalisation{.center = true});
-  EXPECT_EQ(full.scale_rule, ScaleRule::kUnbiased);
+  EXPECT_EQ(full.scale_rule, ScaleRule::kMse);
   EXPECT_FALSE(full.rotate);
   EXPECT_EQ(Scheme(), Scheme::Parse("f16"));
 }
@@ -73,7 +73,7 @@ TEST(Scheme, MeansWhatItSays) {
 TEST(Scheme, TakesModifiersInAnyOrderAndPrintsThemInOne) {
   EXPECT_EQ(Scheme::Parse("turbo4:rotate=none:scale=norm:center").ToString(),
             "turbo4:center:scale=norm:rotate=none");
-  EXPECT_EQ(Scheme::Parse("turbo4:scale=mse").ToString(), "turbo4");
+  EXPECT_EQ(Scheme::Parse("turbo4:scale=unbiased").ToString(), "turbo4");
   EXPECT_EQ(Scheme::Parse("turbo4:balance:center").ToString(), "turbo4:balanced");
   EXPECT_EQ(Scheme::Parse("turbo4:center=rope:balance").ToString(), "turbo4:balanced:center=rope");
 }

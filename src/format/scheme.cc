@@ -124,7 +124,7 @@ std::string Scheme::ToString() const {
   } else if (center && !balance) {
     text += Concat({":", kCenterWord});
   }
-  if (scale_rule != ScaleRule::kMse) {
+  if (scale_rule != Scheme().scale_rule) {
     for (const RuleName& name : kRules) {
       if (name.rule == scale_rule) text += Concat({":", name.modifier});
     }

@@ -92,7 +92,7 @@ std::vector<std::string> Schemes() {
     schemes.emplace_back(info.name);
     if (info.code_bits < 16) schemes.push_back(std::string(info.name) + ":center");
   }
-  schemes.insert(schemes.end(), {"turbo2:scale=unbiased", "turbo3:center:scale=norm",
+  schemes.insert(schemes.end(), {"turbo2:scale=mse", "turbo3:center:scale=norm",
                                  "turbo4:rotate=none", "q8_0:rotate=none"});
   return schemes;
 }
@@ -211,7 +211,9 @@ TEST(EveryCodec, HasItsDistortionAtEveryHeadDimAndRole) {
       const int head_dim = kTestedHeadDims[d];
       if (!Supports(expected.codec, head_dim)) continue;
       for (const Role role : {Role::kKey, Role::kValue}) {
-        const PageFormat format(Scheme::Parse(expected.codec), role, head_dim);
+        Scheme scheme = Scheme::Parse(expected.codec);
+        if (FindCodec(expected.codec).info.scale_rules) scheme.scale_rule = ScaleRule::kMse;
+        const PageFormat format(scheme, role, head_dim);
         double sum = 0.0;
         constexpr int kPages = 24;
         for (int p = 0; p < kPages; ++p) {
@@ -369,7 +371,7 @@ TEST(EveryScheme, SurvivesUglyInput) {
 TEST(EveryScheme, TakesASingleTokenAndZeros) {
   ForEveryFormat({32, 64, 80, 128}, [](const PageFormat& format) {
     const std::vector<float> row = GaussianRows(1, format.head_dim(), 10);
-    EXPECT_LT(MeanError(row, RoundTrip(format, row), format.head_dim()), 0.6);
+    EXPECT_LT(MeanError(row, RoundTrip(format, row), format.head_dim()), 0.8);
     const std::vector<float> zeros(static_cast<size_t>(format.head_dim() * 5), 0.0f);
     EXPECT_EQ(RoundTrip(format, zeros), zeros);
   });
@@ -489,17 +491,17 @@ TEST(PageFormat, WritesTheGoldenPages) {
     uint64_t fingerprint;
   };
   const Golden goldens[] = {
-      {"turbo2", Role::kKey, 128, 0x7b97f11810ecd3b5u},
-      {"turbo2", Role::kValue, 80, 0xf3563bd2363d91b2u},
-      {"turbo3", Role::kKey, 64, 0x4d00d71902ee08f7u},
-      {"turbo3", Role::kValue, 96, 0x299b1870cded2fa1u},
-      {"turbo3:center", Role::kKey, 112, 0x395679f566be42b3u},
-      {"turbo4", Role::kKey, 64, 0xfb3ea4ceafb19aedu},
-      {"turbo4", Role::kValue, 128, 0xd2f3f9e16b676b91u},
-      {"turbo4:center", Role::kKey, 128, 0xc795e7589ee5b620u},
-      {"turbo4:scale=unbiased", Role::kKey, 80, 0xfb631352d09f11b5u},
-      {"turbo1", Role::kKey, 64, 0x754a76dbf072153cu},
-      {"turbo6", Role::kValue, 64, 0xf0e85b631601a410u},
+      {"turbo2:scale=mse", Role::kKey, 128, 0x7b97f11810ecd3b5u},
+      {"turbo2:scale=mse", Role::kValue, 80, 0xf3563bd2363d91b2u},
+      {"turbo3:scale=mse", Role::kKey, 64, 0x4d00d71902ee08f7u},
+      {"turbo3:scale=mse", Role::kValue, 96, 0x299b1870cded2fa1u},
+      {"turbo3:center:scale=mse", Role::kKey, 112, 0x395679f566be42b3u},
+      {"turbo4:scale=mse", Role::kKey, 64, 0xfb3ea4ceafb19aedu},
+      {"turbo4:scale=mse", Role::kValue, 128, 0xd2f3f9e16b676b91u},
+      {"turbo4:center:scale=mse", Role::kKey, 128, 0xc795e7589ee5b620u},
+      {"turbo4", Role::kKey, 80, 0xfb631352d09f11b5u},
+      {"turbo1:scale=mse", Role::kKey, 64, 0x754a76dbf072153cu},
+      {"turbo6:scale=mse", Role::kValue, 64, 0xf0e85b631601a410u},
       {"q8_0", Role::kKey, 64, 0xfd0afe911155ba00u},
       {"q4_0:center", Role::kValue, 128, 0xe0a0cd239cb7f099u},
       {"f16", Role::kKey, 80, 0x226ef35f1b9d44f8u},
