@@ -88,6 +88,25 @@ class RandomModels(unittest.TestCase):
 
 
 @unittest.skipUnless(support.MODEL, "needs a real model")
+class SavedState(unittest.TestCase):
+    def test_is_loaded_by_a_new_process_before_anything_was_computed(self):
+        with tempfile.TemporaryDirectory() as folder:
+            folder = pathlib.Path(folder)
+            state, prompt = folder / "state", folder / "prompt.txt"
+            prompt.write_text(support.ESSAY.read_text(encoding="utf-8")[:3000], encoding="utf-8")
+            env = support.owned("turbo4:balanced/turbo4", window=0,
+                                profile=tune(support.MODEL, folder / "model.safetensors"))
+            words = [support.LLAMA / "llama-completion", "-m", support.MODEL, "-f", prompt, "-n",
+                     "16", "-no-cnv", "--temp", "0", "--no-display-prompt", "-t", support.THREADS,
+                     "-c", "2048", "--prompt-cache", state, "--prompt-cache-ro"]
+            support.run([*words[:-1], "-n", "1"], env)
+            self.assertGreater(state.stat().st_size, 0)
+            loaded = support.run(words, env)
+            self.assertIn("loaded a session", loaded.stderr)
+            self.assertTrue(loaded.stdout.strip())
+
+
+@unittest.skipUnless(support.MODEL, "needs a real model")
 class BiasedKeys(unittest.TestCase):
     """Keys with a few huge channel pairs and a bias before RoPE, as Qwen2.5 has them."""
 

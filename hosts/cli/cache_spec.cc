@@ -20,7 +20,8 @@ constexpr std::array<std::string_view, 9> kStockTypes = {"f32",  "f16",    "bf16
 
 constexpr std::array<Preset, 3> kPresets = {{
     {"small", "turbo3:balanced/turbo3", "a fifth of 16 bit; about as far from it as q4_0 and less"},
-    {"balanced", "turbo4:balanced/turbo4", "the default: a quarter of 16 bit, hard to tell from it"},
+    {"balanced", "turbo4:balanced/turbo4",
+     "the default: a quarter of 16 bit, hard to tell from it"},
     {"precise", "q8_0:balanced/q8_0", "half of 16 bit, for those who want no difference"},
 }};
 

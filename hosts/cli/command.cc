@@ -7,10 +7,11 @@ namespace polarquant::cli {
 
 void AddCacheOptions(CLI::App& command, CacheOptions& options) {
   command
-      .add_option("--kv", options.caches,
-                  "Cache: K/V schemes, one scheme for both, a preset (small, balanced, precise), or "
-                  "stock:TYPE for llama.cpp's own; repeatable. Default " +
-                      std::string(kDefaultCache))
+      .add_option(
+          "--kv", options.caches,
+          "Cache: K/V schemes, one scheme for both, a preset (small, balanced, precise), or "
+          "stock:TYPE for llama.cpp's own; repeatable. Default " +
+              std::string(kDefaultCache))
       ->type_name("SPEC")
       ->expected(1)
       ->take_all();

@@ -126,9 +126,9 @@ struct TuneCommand {
 int RunTune(const GlobalOptions& global, const TuneCommand& options) {
   SetUpLlama(global.verbose);
   CatchInterrupts();
-  const std::string path =
-      options.output.empty() ? ProfilePath(IdentifyModel(options.model).fingerprint).string()
-                             : options.output;
+  const std::string path = options.output.empty()
+                               ? ProfilePath(IdentifyModel(options.model).fingerprint).string()
+                               : options.output;
   ModelProfile profile;
   if (options.if_missing && std::filesystem::exists(path)) {
     profile = ModelProfile::Load(path);

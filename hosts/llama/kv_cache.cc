@@ -103,8 +103,10 @@ std::shared_ptr<const KeyProfile> KvCache::ProfileOf(const KvTensor& tensor,
   auto keys = std::make_shared<KeyProfile>(layer.KeysFor(config.scheme.normalisation));
   keys->rope.frequencies = rope.frequencies;
   if (config.scheme.normalisation.rope && rope.frequencies.empty()) {
-    const std::string cause =
-        tensor.rope ? tensor.rope_trouble : "no RoPE was seen to turn these keys";
+    const std::string cause = !tensor.rope ? "no RoPE was seen to turn these keys"
+                              : tensor.rope_trouble.empty()
+                                  ? "its frequencies are known once rows were written"
+                                  : tensor.rope_trouble;
     throw Error(ErrorCode::kUnsupported, tensor.name + ": center=rope cannot serve this model: " +
                                              cause + "; leave center=rope out");
   }

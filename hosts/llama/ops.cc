@@ -165,7 +165,10 @@ void WriteRows(HostCompute& host, ggml_tensor* node) {
   const int32_t* positions = nullptr;  // of the rows, where a ROPE node tells them
   const ggml_tensor* rope = tensor.parsed.role == Role::kKey ? RopeOfWrite(node) : nullptr;
   if (rope != nullptr) {
-    if (!tensor.rope) tensor.rope = RopeOf(host, rope, tensor.rope_trouble);
+    if (!tensor.rope) tensor.rope = PairingOf(rope);
+    if (tensor.rope->frequencies.empty() && tensor.rope_trouble.empty()) {
+      FindFrequencies(host, rope, *tensor.rope, tensor.rope_trouble);
+    }
     if (rope->src[1]->ne[0] == rows->ne[1]) {
       positions = tensor.cache->Positions(rope->src[1]).data();
     }

@@ -22,33 +22,37 @@ const ggml_tensor* RopeOfWrite(const ggml_tensor* set_rows) {
   return rows != nullptr && OpOf(rows) == Op::kRope ? rows : nullptr;
 }
 
-Rope RopeOf(HostCompute& host, const ggml_tensor* rope, std::string& trouble) {
+Rope PairingOf(const ggml_tensor* rope) {
   Rope found;
   found.dims = rope->op_params[1];
-  const int mode = rope->op_params[2];
-  found.pairing = mode == GGML_ROPE_TYPE_NORMAL ? Rope::Pairing::kAdjacent : Rope::Pairing::kHalves;
+  found.pairing = rope->op_params[2] == GGML_ROPE_TYPE_NORMAL ? Rope::Pairing::kAdjacent
+                                                              : Rope::Pairing::kHalves;
+  return found;
+}
+
+void FindFrequencies(HostCompute& host, const ggml_tensor* node, Rope& rope, std::string& trouble) {
+  const int mode = node->op_params[2];
   if (mode != GGML_ROPE_TYPE_NORMAL && mode != GGML_ROPE_TYPE_NEOX) {
     trouble = "RoPE of kind " + std::to_string(mode) + " has several positions a row";
-    return found;
+    return;
   }
-  const int64_t row_values = rope->ne[0] * rope->ne[1];
-  const HostCompute::HeadView heads = {row_values, rope->ne[0], 0};
-  found.frequencies.assign(static_cast<size_t>(found.dims) / 2, 0.0);
+  const int64_t row_values = node->ne[0] * node->ne[1];
+  const HostCompute::HeadView heads = {row_values, node->ne[0], 0};
+  rope.frequencies.assign(static_cast<size_t>(rope.dims) / 2, 0.0);
   for (const int32_t position : kProbes) {
     std::vector<float> row(static_cast<size_t>(row_values), 0.0f);
-    for (int i = 0; i < found.dims / 2; ++i) row[static_cast<size_t>(found.Pair(i).first)] = 1.0f;
+    for (int i = 0; i < rope.dims / 2; ++i) row[static_cast<size_t>(rope.Pair(i).first)] = 1.0f;
     std::vector<int32_t> positions = {position};
-    host.Rope(rope, heads, positions, row.data());
-    for (int i = 0; i < found.dims / 2; ++i) {
-      const auto [a, b] = found.Pair(i);
+    host.Rope(node, heads, positions, row.data());
+    for (int i = 0; i < rope.dims / 2; ++i) {
+      const auto [a, b] = rope.Pair(i);
       const double angle = std::atan2(static_cast<double>(row[static_cast<size_t>(b)]),
                                       static_cast<double>(row[static_cast<size_t>(a)]));
-      double& frequency = found.frequencies[static_cast<size_t>(i)];
+      double& frequency = rope.frequencies[static_cast<size_t>(i)];
       const double turns = std::round((frequency * position - angle) / (2.0 * std::numbers::pi));
       frequency = (angle + 2.0 * std::numbers::pi * turns) / position;
     }
   }
-  return found;
 }
 
 }  // namespace polarquant::llama

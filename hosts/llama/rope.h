@@ -14,9 +14,11 @@ namespace polarquant::llama {
 // The ROPE node whose rows a SET_ROWS node writes, or null.
 const ggml_tensor* RopeOfWrite(const ggml_tensor* set_rows);
 
-// The pairing, the dimensions and, by asking ggml to turn unit vectors, the frequencies of a ROPE
-// node: whatever scaling of the context is in force is in them. Frequencies stay empty, with the
-// cause in `trouble`, where positions are not plain numbers (multi-dimensional RoPE).
-Rope RopeOf(HostCompute& host, const ggml_tensor* rope, std::string& trouble);
+// The pairing and the dimensions of a ROPE node.
+Rope PairingOf(const ggml_tensor* rope);
+// And the frequencies, by asking ggml to turn unit vectors: whatever scaling of the context is in
+// force is in them. They stay empty, with the cause in `trouble`, where positions are not plain
+// numbers (multi-dimensional RoPE).
+void FindFrequencies(HostCompute& host, const ggml_tensor* node, Rope& rope, std::string& trouble);
 
 }  // namespace polarquant::llama

@@ -7,6 +7,7 @@
 #include "device.h"
 #include "graph.h"
 #include "polarquant/error.h"
+#include "rope.h"
 #include "status.h"
 
 namespace polarquant::llama {
@@ -52,7 +53,12 @@ void LearnFromForeign(const ggml_tensor* node) {
 
 void CheckWrite(const ggml_tensor* node) {
   KvTensor* tensor = KvTensorOf(node);
-  if (tensor == nullptr || node->ne[0] == tensor->row_values) return;
+  if (tensor == nullptr) return;
+  if (const ggml_tensor* rope = RopeOfWrite(node)) {
+    const std::lock_guard lock(tensor->cache->mutex());
+    if (tensor->parsed.role == Role::kKey && !tensor->rope) tensor->rope = PairingOf(rope);
+  }
+  if (node->ne[0] == tensor->row_values) return;
   const std::string cause =
       "flash attention is off: llama.cpp writes the values transposed, which polarquant cannot "
       "serve; use -fa on (or auto)";
