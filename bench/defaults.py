@@ -16,7 +16,7 @@ import sys
 import tempfile
 
 
-def cache(name, key, value, window=128, sinks=4, page_tokens=128, layers=()):
+def cache(name, key, value, window=128, sinks=16, page_tokens=128, layers=()):
     policy = {"key": key, "value": value, "window": window, "sinks": sinks,
               "page_tokens": page_tokens, "layers": list(layers)}
     return name, policy

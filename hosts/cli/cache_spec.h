@@ -48,7 +48,7 @@ struct CacheOptions {
   std::vector<std::string> caches;    // --kv, in order
   std::vector<std::string> policies;  // --policy, in order
   int window_tokens = 128;
-  int sink_tokens = 4;
+  int sink_tokens = 16;
   ProfileOptions profile;
 };
 

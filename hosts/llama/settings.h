@@ -4,7 +4,7 @@
 //
 //   POLARQUANT_KV         K/V or one scheme for both          turbo4:center/turbo4
 //   POLARQUANT_WINDOW     newest rows kept exact              128
-//   POLARQUANT_SINKS      first cells of a sequence kept exact  4
+//   POLARQUANT_SINKS      first cells of a sequence kept exact  16
 //   POLARQUANT_POLICY     a policy file (JSON) instead of the three above
 //   POLARQUANT_PROFILE    profiles of models, FILE[:FILE...], besides those of the policy file
 //   POLARQUANT_ISA        scalar, avx2 or avx512              the best the CPU has

@@ -42,7 +42,7 @@ TEST_F(Environment, EmptyGivesTheDefaults) {
   EXPECT_EQ(settings.policy.key.ToString(), "turbo4:center");
   EXPECT_EQ(settings.policy.value.ToString(), "turbo4");
   EXPECT_EQ(settings.policy.window_tokens, 128);
-  EXPECT_EQ(settings.policy.sink_tokens, 4);
+  EXPECT_EQ(settings.policy.sink_tokens, 16);
   EXPECT_TRUE(settings.host_attention);
 }
 

@@ -65,7 +65,7 @@ class CellStore {
     int64_t num_cells = 0;
     int page_tokens = 128;
     int window_tokens = 128;
-    int sink_tokens = 4;
+    int sink_tokens = 16;
     int max_partial_pages = 8;
     // For schemes that need it (Normalisation::needs_profile): the balance scale, or the mean with
     // RoPE and its frequencies, of this layer's heads. Its pairing must be the model's.

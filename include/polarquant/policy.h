@@ -26,7 +26,7 @@ struct Policy {
   Scheme key;
   Scheme value;
   int window_tokens = 128;        // the newest rows kept exact (16 bit), 0..65536
-  int sink_tokens = 4;            // the first cells a sequence can see kept exact, 0..1024
+  int sink_tokens = 16;           // the first cells a sequence can see kept exact, 0..1024
   int page_tokens = 128;          // rows encoded together: 64, 128 or 256
   int max_partial_pages = 8;      // partly filled pages kept exact before the oldest closes short
   std::vector<LayerRule> layers;  // later rules win
@@ -38,7 +38,7 @@ struct Policy {
   // The scheme of a role in layer `layer` of `num_layers` (layers with a cache only).
   const Scheme& SchemeFor(Role role, int layer, int num_layers) const;
 
-  // {"key":"turbo4","value":"turbo3","window":128,"sinks":4,"page_tokens":128,
+  // {"key":"turbo4","value":"turbo3","window":128,"sinks":16,"page_tokens":128,
   //  "max_partial_pages":8,"layers":[{"first":0,"last":1,"key":"q8_0","value":"q8_0"}],
   //  "profiles":["model.profile"]}
   // Every key is optional on parsing, unknown keys are an error (kFormat).

@@ -35,7 +35,7 @@ TEST(Policy, TakesEveryDefaultFromAnEmptyObject) {
   EXPECT_EQ(policy.key.ToString(), "turbo4:center");
   EXPECT_EQ(policy.value.ToString(), "turbo4");
   EXPECT_EQ(policy.window_tokens, 128);
-  EXPECT_EQ(policy.sink_tokens, 4);
+  EXPECT_EQ(policy.sink_tokens, 16);
   EXPECT_EQ(policy.page_tokens, 128);
   EXPECT_EQ(policy.max_partial_pages, 8);
   EXPECT_TRUE(policy.layers.empty());
