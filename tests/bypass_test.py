@@ -44,8 +44,8 @@ class Bypass(support.RealModelTest):
                 self.refused(run(ARGUMENTS, env=environment(**{name: value})), name)
 
     def test_a_program_that_never_loads_the_plug_in_is_noticed(self):
-        process = support.run([support.COMMAND, "--plugin", support.PLUGIN, "run", "--",
-                               "/bin/true"], environment(), status=None)
+        process = support.run([support.COMMAND, "--plugin", support.PLUGIN, "run",
+                               "--no-profile", "--", "/bin/true"], environment(), status=None)
         self.refused(process, "true")
 
     def test_unknown_settings_are_errors(self):

@@ -26,6 +26,14 @@ fs::path DefaultText() {
                                             installed.lexically_normal().string()));
 }
 
+std::string ReadText(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::stringstream text;
+  text << file.rdbuf();
+  if (!file) throw Error(ErrorCode::kParameter, fmt::format("cannot read the text {}", path));
+  return text.str();
+}
+
 fs::path LlamaFolder() { return PQ_LLAMA_BIN; }
 
 std::string FindProgram(const std::string& name) {

@@ -11,6 +11,8 @@ std::filesystem::path ExecutableFolder();
 // The essay that comes with us: installed beside the command, or in the source tree. Throws
 // Error(kHost) if it is in neither place.
 std::filesystem::path DefaultText();
+// A whole file. Throws Error(kParameter).
+std::string ReadText(const std::string& path);
 // The folder of the llama.cpp programs this command was built for.
 std::filesystem::path LlamaFolder();
 // A program by path, in PATH, or beside the llama.cpp this was built for. Throws Error(kHost).

@@ -4,15 +4,14 @@
 // piece of logits per context is ever kept.
 #include <fmt/format.h>
 
-#include <fstream>
 #include <memory>
-#include <sstream>
 
 #include "command.h"
 #include "expand_weights.h"
 #include "interrupt.h"
 #include "llama_session.h"
 #include "memory_check.h"
+#include "paths.h"
 #include "polarquant/error.h"
 #include "profile_store.h"
 #include "statistics.h"
@@ -47,14 +46,6 @@ struct Runner {
   int64_t tokens = 0;
   CacheSize filled;  // at the end of a context
 };
-
-std::string ReadText(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::stringstream text;
-  text << file.rdbuf();
-  if (!file) throw Error(ErrorCode::kParameter, fmt::format("cannot read the text {}", path));
-  return text.str();
-}
 
 using Runners = std::vector<std::unique_ptr<Runner>>;
 

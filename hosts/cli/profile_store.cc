@@ -4,9 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <fstream>
 #include <random>
-#include <sstream>
 
 #include "fingerprint.h"
 #include "interrupt.h"
@@ -23,14 +21,6 @@ namespace fs = std::filesystem;
 // Long enough that most pages are met by queries far from them.
 constexpr int kContextTokens = 1024;
 constexpr int kPieceTokens = 512;
-
-std::string ReadText(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::stringstream text;
-  text << file.rdbuf();
-  if (!file) throw Error(ErrorCode::kParameter, fmt::format("cannot read the text {}", path));
-  return text.str();
-}
 
 struct Reading {
   std::vector<llama_token> tokens;
