@@ -28,7 +28,7 @@ class TurnTable {
   int page_tokens() const { return page_tokens_; }
   // Terms of a row: two a pair, then zeros up to a multiple of 16, as kernels like it.
   int num_terms() const { return (rope_.dims + 15) / 16 * 16; }
-  const float* Row(int token) const { return &turns_[static_cast<size_t>(token * num_terms())]; }
+  const float* Row(int token) const { return turns_.data() + int64_t{token} * num_terms(); }
   size_t bytes() const { return turns_.size() * sizeof(float); }
 
  private:
