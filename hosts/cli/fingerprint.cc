@@ -57,7 +57,11 @@ ModelName IdentifyModel(const std::string& path) {
     part.append(values.begin(), values.end());
   }
   std::string all = model.architecture;
-  for (const auto& [name, part] : parts) all += '\0' + name + part;
+  for (const auto& [name, part] : parts) {
+    all += '\0';
+    all += name;
+    all += part;
+  }
   const XXH128_hash_t hash = XXH3_128bits(all.data(), all.size());
   model.fingerprint = fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
   return model;

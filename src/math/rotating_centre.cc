@@ -65,7 +65,7 @@ TurnTable::TurnTable(const Rope& rope, int page_tokens) : rope_(rope), page_toke
       turns_.push_back(static_cast<float>(std::cos(phase)));
       turns_.push_back(static_cast<float>(std::sin(phase)));
     }
-    turns_.resize(static_cast<size_t>((t + 1) * num_terms()));
+    turns_.resize(static_cast<size_t>(t + 1) * static_cast<size_t>(num_terms()));
   }
 }
 
@@ -75,7 +75,7 @@ std::shared_ptr<const TurnTable> TurnTable::Share(const Rope& rope, int page_tok
   const std::lock_guard lock(mutex);
   std::erase_if(tables, [](const auto& entry) { return entry.expired(); });
   for (const auto& entry : tables) {
-    const auto table = entry.lock();
+    auto table = entry.lock();
     if (table != nullptr && table->page_tokens() == page_tokens && table->rope() == rope) {
       return table;
     }
@@ -96,7 +96,8 @@ RotatingCentre::RotatingCentre(std::shared_ptr<const TurnTable> table, std::span
 }
 
 size_t RotatingCentre::bytes() const {
-  const size_t share = table_->bytes() / static_cast<size_t>(table_.use_count());
+  const auto holders = std::max(table_.use_count(), 1L);
+  const size_t share = table_->bytes() / static_cast<size_t>(holders);
   return sizeof(*this) + means_.size() * sizeof(float) + share;
 }
 
@@ -130,7 +131,7 @@ void RotatingCentre::AddTo(int32_t first, int count, float sign, float* rows) co
 
 void RotatingCentre::AddBlock(int32_t base, int begin, int end, float sign, float* rows) const {
   const Rope& rope = table_->rope();
-  float means[kMaxHeadDim];
+  float means[kMaxHeadDim] = {};
   TurnedTo(base, means);
   for (int t = begin; t < end; ++t, rows += head_dim_) {
     const float* turns = table_->Row(t);
@@ -147,7 +148,7 @@ void RotatingCentre::Weigh(int32_t first, const float* queries, int num_queries,
                            float* weights) const {
   const Rope& rope = table_->rope();
   const int num_terms = table_->num_terms();
-  float means[kMaxHeadDim];
+  float means[kMaxHeadDim] = {};
   TurnedTo(first, means);
   for (int r = 0; r < num_queries; ++r, queries += head_dim_, weights += num_terms) {
     for (int i = 0; i < rope.dims / 2; ++i) {

@@ -76,6 +76,7 @@ std::vector<float> BalanceScale(const Rope& rope, const float* query_moment,
   }
   const double mean = std::exp(log_sum / static_cast<double>(dim));
   std::vector<float> result;
+  result.reserve(dim);
   for (const double scale : scales) {
     result.push_back(static_cast<float>(std::clamp(scale / mean, 1.0 / 4096, 4096.0)));
   }
@@ -124,7 +125,7 @@ void KeyObserver::AddQueries(const float* queries, int count, int64_t stride, in
   for (int n = 0; n < count; ++n) {
     for (int h = 0; h < num_q_heads; ++h) {
       const float* query = queries + n * stride + h * head_stride;
-      double* sums = &queries_[static_cast<size_t>(h / group * head_dim_)];
+      double* sums = queries_.data() + int64_t{h / group} * head_dim_;
       for (int i = 0; i < head_dim_; ++i) sums[i] += Square(static_cast<double>(query[i]));
     }
   }
@@ -163,8 +164,8 @@ void KeyObserver::AddPage(const float* rows, int count, int64_t stride, const in
         unturned +=
             Complex(at(r, first + a), at(r, first + b)) * std::conj(turns[static_cast<size_t>(r)]);
       }
-      const Complex key_sum(sums[static_cast<size_t>(first + a)],
-                            sums[static_cast<size_t>(first + b)]);
+      const double* head_sums = sums.data() + first;
+      const Complex key_sum(head_sums[a], head_sums[b]);
       const Complex w = unturned - key_sum * std::conj(turn_sum) * share;
       Turned& turned = turned_[static_cast<size_t>(head) * rope_.frequencies.size() + p];
       turned.w_re += w.real();
