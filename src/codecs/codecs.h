@@ -23,5 +23,10 @@ template <int kBits>
 Codec E8Codec(std::string_view name, std::string_view summary);
 // e8p.cc
 Codec E8pCodec(std::string_view name, std::string_view summary);
+// trellis.cc, 1 to 4 bits
+template <int kBits>
+Codec TrellisCodec(std::string_view name, std::string_view summary);
+// polar.cc
+Codec PolarCodec(std::string_view name, std::string_view summary);
 
 }  // namespace polarquant
