@@ -26,6 +26,14 @@ const std::vector<Codec>& Table() {
       TurboCodec<6>("turbo6", "rotated, 6-bit Lloyd-Max codes"),
       TurboCodec<7>("turbo7", "rotated, 7-bit Lloyd-Max codes"),
       TurboCodec<8>("turbo8", "rotated, 8-bit Lloyd-Max codes"),
+      E8Codec<2>("e8-2", "rotated, eight values to the lattice E8 within +-2: 2.25 bits"),
+      E8Codec<3>("e8-3", "rotated, eight values to the lattice E8 within +-4: 3.125 bits"),
+      E8pCodec("e8p", "rotated, eight values to a codebook of 65536 near the lattice E8"),
+      TrellisCodec<1>("trellis1", "rotated, 1 bit a value on a trellis of 256 states"),
+      TrellisCodec<2>("trellis2", "rotated, 2 bits a value on a trellis of 256 states"),
+      TrellisCodec<3>("trellis3", "rotated, 3 bits a value on a trellis of 256 states"),
+      TrellisCodec<4>("trellis4", "rotated, 4 bits a value on a trellis of 256 states"),
+      PolarCodec("polar", "rotated, angles and radii of sixteen values: 3.875 bits in all"),
   };
   return table;
 }

@@ -18,5 +18,15 @@ Codec Q4_0Codec(std::string_view name, std::string_view summary);
 // turbo.cc, 1 to 8 bits
 template <int kBits>
 Codec TurboCodec(std::string_view name, std::string_view summary);
+// e8.cc, 2 and 3 bits
+template <int kBits>
+Codec E8Codec(std::string_view name, std::string_view summary);
+// e8p.cc
+Codec E8pCodec(std::string_view name, std::string_view summary);
+// trellis.cc, 1 to 4 bits
+template <int kBits>
+Codec TrellisCodec(std::string_view name, std::string_view summary);
+// polar.cc
+Codec PolarCodec(std::string_view name, std::string_view summary);
 
 }  // namespace polarquant

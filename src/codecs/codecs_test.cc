@@ -49,9 +49,10 @@ std::string Hex(const std::vector<std::byte>& bytes) {
 }
 
 TEST(CodecTable, NamesEveryCodecOnceInOneOrder) {
-  const std::vector<std::string> expected = {"f32",    "f16",    "bf16",   "q8_0",   "q4_0",
-                                             "turbo1", "turbo2", "turbo3", "turbo4", "turbo5",
-                                             "turbo6", "turbo7", "turbo8"};
+  const std::vector<std::string> expected = {
+      "f32",    "f16",    "bf16",     "q8_0",     "q4_0",     "turbo1",   "turbo2",
+      "turbo3", "turbo4", "turbo5",   "turbo6",   "turbo7",   "turbo8",   "e8-2",
+      "e8-3",   "e8p",    "trellis1", "trellis2", "trellis3", "trellis4", "polar"};
   std::vector<std::string> names;
   for (const CodecInfo& info : Codecs()) {
     names.emplace_back(info.name);

@@ -12,31 +12,33 @@ constexpr size_t PackedBytes(int count, int bits) {
   return (static_cast<size_t>(count) * static_cast<size_t>(bits) + 7) / 8;
 }
 
-// bits 1..8; codes below 2^bits. Writes PackedBytes(count, bits) bytes, unused bits zero.
-inline void PackCodes(const uint8_t* codes, int count, int bits, std::byte* packed) {
-  uint32_t pending = 0;
+// bits 1..32 that fit a Code; codes below 2^bits. Writes PackedBytes(count, bits) bytes, unused
+// bits zero.
+template <typename Code>
+void PackCodes(const Code* codes, int count, int bits, std::byte* packed) {
+  uint64_t pending = 0;
   int pending_bits = 0;
   for (int i = 0; i < count; ++i) {
-    pending |= static_cast<uint32_t>(codes[i]) << pending_bits;
+    pending |= static_cast<uint64_t>(codes[i]) << pending_bits;
     pending_bits += bits;
-    if (pending_bits < 8) continue;
-    *packed++ = static_cast<std::byte>(pending & 0xffu);
-    pending >>= 8;
-    pending_bits -= 8;
+    for (; pending_bits >= 8; pending_bits -= 8) {
+      *packed++ = static_cast<std::byte>(pending & 0xffu);
+      pending >>= 8;
+    }
   }
   if (pending_bits > 0) *packed = static_cast<std::byte>(pending & 0xffu);
 }
 
-inline void UnpackCodes(const std::byte* packed, int count, int bits, uint8_t* codes) {
-  const uint32_t mask = (1u << bits) - 1u;
-  uint32_t pending = 0;
+template <typename Code>
+void UnpackCodes(const std::byte* packed, int count, int bits, Code* codes) {
+  const uint64_t mask = (uint64_t{1} << bits) - 1u;
+  uint64_t pending = 0;
   int pending_bits = 0;
   for (int i = 0; i < count; ++i) {
-    if (pending_bits < bits) {
-      pending |= static_cast<uint32_t>(*packed++) << pending_bits;
-      pending_bits += 8;
+    for (; pending_bits < bits; pending_bits += 8) {
+      pending |= static_cast<uint64_t>(*packed++) << pending_bits;
     }
-    codes[i] = static_cast<uint8_t>(pending & mask);
+    codes[i] = static_cast<Code>(pending & mask);
     pending >>= bits;
     pending_bits -= bits;
   }
