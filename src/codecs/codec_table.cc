@@ -26,6 +26,12 @@ const std::vector<Codec>& Table() {
       TurboCodec<6>("turbo6", "rotated, 6-bit Lloyd-Max codes"),
       TurboCodec<7>("turbo7", "rotated, 7-bit Lloyd-Max codes"),
       TurboCodec<8>("turbo8", "rotated, 8-bit Lloyd-Max codes"),
+      Fp8E4m3Codec("fp8_e4m3", "8-bit floats under an f16 scale for each row"),
+      IntGroupCodec<2>("int2", "quanto's 2-bit affine groups of 64 channels"),
+      IntGroupCodec<4>("int4", "quanto's 4-bit affine groups of 64 channels"),
+      TurboBlockCodec<2>("turbo2_0", "the llama.cpp fork's 2-bit blocks of 128"),
+      TurboBlockCodec<3>("turbo3_0", "the llama.cpp fork's 3-bit blocks of 128"),
+      TurboBlockCodec<4>("turbo4_0", "the llama.cpp fork's 4-bit blocks of 128"),
   };
   return table;
 }

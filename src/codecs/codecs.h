@@ -18,5 +18,13 @@ Codec Q4_0Codec(std::string_view name, std::string_view summary);
 // turbo.cc, 1 to 8 bits
 template <int kBits>
 Codec TurboCodec(std::string_view name, std::string_view summary);
+// fp8.cc
+Codec Fp8E4m3Codec(std::string_view name, std::string_view summary);
+// int_groups.cc, 2 or 4 bits
+template <int kBits>
+Codec IntGroupCodec(std::string_view name, std::string_view summary);
+// turbo_blocks.cc, 2, 3 or 4 bits
+template <int kBits>
+Codec TurboBlockCodec(std::string_view name, std::string_view summary);
 
 }  // namespace polarquant
