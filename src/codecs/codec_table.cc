@@ -32,6 +32,13 @@ const std::vector<Codec>& Table() {
       TurboBlockCodec<2>("turbo2_0", "the llama.cpp fork's 2-bit blocks of 128"),
       TurboBlockCodec<3>("turbo3_0", "the llama.cpp fork's 3-bit blocks of 128"),
       TurboBlockCodec<4>("turbo4_0", "the llama.cpp fork's 4-bit blocks of 128"),
+      QjlCodec<1>("qjl", "unbiased logits from the signs of head_dim sketch rows"),
+      QjlCodec<2>("qjl2", "unbiased logits from the signs of 2 head_dim sketch rows"),
+      QjlCodec<4>("qjl4", "unbiased logits from the signs of 4 head_dim sketch rows"),
+      TurboProdCodec<2>("turboprod2", "1-bit Lloyd-Max codes and a sketch of what they leave"),
+      TurboProdCodec<3>("turboprod3", "2-bit Lloyd-Max codes and a sketch of what they leave"),
+      TurboProdCodec<4>("turboprod4", "3-bit Lloyd-Max codes and a sketch of what they leave"),
+      EquatorCodec("equator", "rotated, 1 bit an angle, which is the sign; an 8-bit norm"),
   };
   return table;
 }

@@ -26,5 +26,13 @@ Codec IntGroupCodec(std::string_view name, std::string_view summary);
 // turbo_blocks.cc, 2, 3 or 4 bits
 template <int kBits>
 Codec TurboBlockCodec(std::string_view name, std::string_view summary);
+// qjl.cc, sketches of 1, 2 or 4 times head_dim rows
+template <int kSketches>
+Codec QjlCodec(std::string_view name, std::string_view summary);
+// turbo_prod.cc, 2, 3 or 4 bits
+template <int kBits>
+Codec TurboProdCodec(std::string_view name, std::string_view summary);
+// equator.cc
+Codec EquatorCodec(std::string_view name, std::string_view summary);
 
 }  // namespace polarquant
