@@ -34,6 +34,19 @@ const std::vector<Codec>& Table() {
       TrellisCodec<3>("trellis3", "rotated, 3 bits a value on a trellis of 256 states"),
       TrellisCodec<4>("trellis4", "rotated, 4 bits a value on a trellis of 256 states"),
       PolarCodec("polar", "rotated, angles and radii of sixteen values: 3.875 bits in all"),
+      Fp8E4m3Codec("fp8_e4m3", "8-bit floats under an f16 scale for each row"),
+      IntGroupCodec<2>("int2", "quanto's 2-bit affine groups of 64 channels"),
+      IntGroupCodec<4>("int4", "quanto's 4-bit affine groups of 64 channels"),
+      TurboBlockCodec<2>("turbo2_0", "the llama.cpp fork's 2-bit blocks of 128"),
+      TurboBlockCodec<3>("turbo3_0", "the llama.cpp fork's 3-bit blocks of 128"),
+      TurboBlockCodec<4>("turbo4_0", "the llama.cpp fork's 4-bit blocks of 128"),
+      QjlCodec<1>("qjl", "unbiased logits from the signs of head_dim sketch rows"),
+      QjlCodec<2>("qjl2", "unbiased logits from the signs of 2 head_dim sketch rows"),
+      QjlCodec<4>("qjl4", "unbiased logits from the signs of 4 head_dim sketch rows"),
+      TurboProdCodec<2>("turboprod2", "1-bit Lloyd-Max codes and a sketch of what they leave"),
+      TurboProdCodec<3>("turboprod3", "2-bit Lloyd-Max codes and a sketch of what they leave"),
+      TurboProdCodec<4>("turboprod4", "3-bit Lloyd-Max codes and a sketch of what they leave"),
+      EquatorCodec("equator", "rotated, 1 bit an angle, which is the sign; an 8-bit norm"),
   };
   return table;
 }

@@ -28,5 +28,21 @@ template <int kBits>
 Codec TrellisCodec(std::string_view name, std::string_view summary);
 // polar.cc
 Codec PolarCodec(std::string_view name, std::string_view summary);
+// fp8.cc
+Codec Fp8E4m3Codec(std::string_view name, std::string_view summary);
+// int_groups.cc, 2 or 4 bits
+template <int kBits>
+Codec IntGroupCodec(std::string_view name, std::string_view summary);
+// turbo_blocks.cc, 2, 3 or 4 bits
+template <int kBits>
+Codec TurboBlockCodec(std::string_view name, std::string_view summary);
+// qjl.cc, sketches of 1, 2 or 4 times head_dim rows
+template <int kSketches>
+Codec QjlCodec(std::string_view name, std::string_view summary);
+// turbo_prod.cc, 2, 3 or 4 bits
+template <int kBits>
+Codec TurboProdCodec(std::string_view name, std::string_view summary);
+// equator.cc
+Codec EquatorCodec(std::string_view name, std::string_view summary);
 
 }  // namespace polarquant

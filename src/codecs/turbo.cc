@@ -2,7 +2,9 @@
 // Stage 3/7 quantise: turbo1 ... turbo8. A rotated row is close to Gaussian whatever the model
 // wrote, so each value gets the nearest of 2^b Lloyd-Max levels of N(0, 1), and each rotation block
 // one f16 scale in units of its standard deviation (Zandieh et al., TurboQuant 2025; Vargaftik et
-// al., DRIVE 2021 and EDEN 2022 for the scales).
+// al., DRIVE 2021 and EDEN 2022 for the scales). EDEN at b bits is `turboB:scale=unbiased` and
+// DRIVE is `turbo1:scale=unbiased`, so neither is a codec of its own; turbo_test holds the three
+// scales to their published errors, on codes assigned as the papers assign them.
 //
 // A record is the scales of the row's blocks, then all codes packed (codecs/pack.h).
 #include "codecs/turbo.h"

@@ -40,7 +40,7 @@ struct Plans {
   std::array<std::vector<float>, kNumPlans> factors;
   std::array<RotationPlan, kNumPlans> plans;
 
-  Plans() {
+  explicit Plans(uint64_t seed) {
     for (size_t p = 0; p < kNumPlans; ++p) {
       const int head_dim = static_cast<int>(p + 1) * kPlanStep;
       for (int offset = 0; offset < head_dim;) {
@@ -49,7 +49,7 @@ struct Plans {
         blocks[p].push_back({offset, size, OrderOfBlock(size)});
         offset += size;
       }
-      uint64_t state = kRotationSeed * 0x9e3779b97f4a7c15u + static_cast<uint64_t>(head_dim);
+      uint64_t state = seed * 0x9e3779b97f4a7c15u + static_cast<uint64_t>(head_dim);
       uint64_t bits = 0;
       for (int i = 0; i < head_dim; ++i) {
         if (i % 64 == 0) bits = SplitMix64(state);
@@ -62,6 +62,11 @@ struct Plans {
       }
       plans[p] = {head_dim, blocks[p], factors[p].data()};
     }
+  }
+
+  const RotationPlan& Of(int head_dim) const {
+    CheckHeadDim(head_dim);
+    return plans[static_cast<size_t>(head_dim / kPlanStep - 1)];
   }
 };
 
@@ -99,9 +104,14 @@ void CheckHeadDim(int head_dim) {
 }
 
 const RotationPlan& RotationPlanOf(int head_dim) {
-  CheckHeadDim(head_dim);
-  static const Plans plans;
-  return plans.plans[static_cast<size_t>(head_dim / kPlanStep - 1)];
+  static const Plans plans(kRotationSeed);
+  return plans.Of(head_dim);
+}
+
+const RotationPlan& SketchPlanOf(int head_dim, int sketch) {
+  static const std::array<Plans, kMaxSketches> plans = {
+      Plans(kSketchSeed), Plans(kSketchSeed + 1), Plans(kSketchSeed + 2), Plans(kSketchSeed + 3)};
+  return plans[static_cast<size_t>(sketch)].Of(head_dim);
 }
 
 std::span<const RotationBlock> RotationBlocks(int head_dim) {
@@ -114,8 +124,12 @@ const float* PaleyMatrix(int order, Transposed transposed) {
   return transposed == Transposed::kYes ? paley.transposed.data() : paley.plain.data();
 }
 
-void Rotate(float* row, int head_dim) { RotateRow(RotationPlanOf(head_dim), row); }
+void Rotate(float* row, int head_dim) { Rotate(RotationPlanOf(head_dim), row); }
 
-void Unrotate(float* row, int head_dim) { UnrotateRow(RotationPlanOf(head_dim), row); }
+void Unrotate(float* row, int head_dim) { Unrotate(RotationPlanOf(head_dim), row); }
+
+void Rotate(const RotationPlan& plan, float* row) { RotateRow(plan, row); }
+
+void Unrotate(const RotationPlan& plan, float* row) { UnrotateRow(plan, row); }
 
 }  // namespace polarquant

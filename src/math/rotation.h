@@ -9,6 +9,7 @@
 // blocks that fit: 112 = 96 + 16. Energy does not move between blocks, so each has its own scale.
 //
 // The signs are fixed by kRotationSeed and head_dim (FORMAT.md): changing either is a new format.
+// Sketches (codecs/sketch.h) are rotations with signs of their own.
 #pragma once
 
 #include <cstdint>
@@ -20,6 +21,8 @@ inline constexpr int kMinHeadDim = 16;
 inline constexpr int kMaxHeadDim = 1024;
 inline constexpr int kMaxRotationBlock = 512;
 inline constexpr uint64_t kRotationSeed = 2026;
+inline constexpr uint64_t kSketchSeed = 3482;  // of the first sketch; the next ones count up
+inline constexpr int kMaxSketches = 4;
 
 struct RotationBlock {
   int offset;  // first channel
@@ -38,6 +41,8 @@ struct RotationPlan {
 // The plan of a head_dim that CheckHeadDim accepts; it throws for others. Thread-safe.
 const RotationPlan& RotationPlanOf(int head_dim);
 std::span<const RotationBlock> RotationBlocks(int head_dim);
+// The rotation of a sketch, 0..kMaxSketches-1: the same blocks, signs from kSketchSeed + sketch.
+const RotationPlan& SketchPlanOf(int head_dim, int sketch);
 
 // Paley's matrix of order 12 or 20, or its transpose: [order][order] of +1 and -1.
 enum class Transposed { kNo, kYes };
@@ -46,5 +51,8 @@ const float* PaleyMatrix(int order, Transposed transposed);
 // Rotate one row of head_dim floats in place. O(d log d); relative error below 1e-6 of the norm.
 void Rotate(float* row, int head_dim);
 void Unrotate(float* row, int head_dim);
+// The same by any plan.
+void Rotate(const RotationPlan& plan, float* row);
+void Unrotate(const RotationPlan& plan, float* row);
 
 }  // namespace polarquant

@@ -36,7 +36,12 @@ const Scheme& Checked(const Scheme& scheme) {
                   " cannot be normalised, scaled or rotated as asked; nearest is " + text);
 }
 
-void CheckRole(const Scheme& scheme, Role role) {
+void CheckRole(const Scheme& scheme, const CodecInfo& codec, Role role) {
+  if (role == Role::kKey ? !codec.keys : !codec.values) {
+    throw Error(ErrorCode::kUnsupported, "codec " + scheme.codec + " stores no " +
+                                             (role == Role::kKey ? "keys" : "values") +
+                                             "; `polarquant schemes` lists the roles of each");
+  }
   if (role == Role::kKey || !scheme.normalisation.needs_profile()) return;
   throw Error(ErrorCode::kUnsupported,
               "scheme " + scheme.ToString() +
@@ -79,7 +84,7 @@ struct PageFormat::Impl {
         header_offset(num_rows() * record_bytes),
         header_bytes(centred() ? MeanBytes(d) : 0),
         page_bytes(RoundedUp(header_offset + header_bytes)) {
-    CheckRole(scheme, role);
+    CheckRole(scheme, codec.info, role);
     if (!scheme.normalisation.balance || scale.empty()) return;
     balance.assign(scale.begin(), scale.end());
     for (const float s_i : scale) inverse_balance.push_back(1.0f / s_i);

@@ -85,6 +85,11 @@ bool Supports(std::string_view codec, int head_dim) {
   return (codec != "q8_0" && codec != "q4_0") || head_dim % 32 == 0;
 }
 
+bool Stores(const Scheme& scheme, Role role) {
+  const CodecInfo& info = FindCodec(scheme.codec).info;
+  return role == Role::kKey ? info.keys : info.values;
+}
+
 // One spelling of everything the tests loop over: codecs, centred or not, a few rules.
 std::vector<std::string> Schemes() {
   std::vector<std::string> schemes;
@@ -104,6 +109,7 @@ void ForEveryFormat(const std::vector<int>& head_dims, const Visit& visit) {
     for (const int head_dim : head_dims) {
       if (!Supports(scheme.codec, head_dim)) continue;
       for (const Role role : {Role::kKey, Role::kValue}) {
+        if (!Stores(scheme, role)) continue;
         SCOPED_TRACE(text + " head_dim " + std::to_string(head_dim) +
                      (role == Role::kKey ? " keys" : " values"));
         visit(PageFormat(scheme, role, head_dim));
@@ -184,6 +190,28 @@ TEST(PageFormat, RefusesWhatItCannotHold) {
   EXPECT_THROW(PageFormat(impossible, Role::kKey, 64), Error);
 }
 
+TEST(PageFormat, RefusesRolesTheCodecDoesNotStore) {
+  for (const CodecInfo& info : Codecs()) {
+    const Scheme scheme = Scheme::Parse(info.name);
+    for (const Role role : {Role::kKey, Role::kValue}) {
+      if (Stores(scheme, role)) {
+        EXPECT_EQ(PageFormat(scheme, role, 64).role(), role) << info.name;
+        continue;
+      }
+      try {
+        PageFormat(scheme, role, 64);
+        FAIL() << info.name;
+      } catch (const Error& error) {
+        EXPECT_EQ(error.code(), ErrorCode::kUnsupported);
+        const std::string message = error.what();
+        EXPECT_NE(message.find(std::string(info.name)), std::string::npos) << message;
+        EXPECT_NE(message.find(role == Role::kKey ? "keys" : "values"), std::string::npos);
+      }
+    }
+  }
+  EXPECT_FALSE(Stores(Scheme::Parse("qjl"), Role::kValue));
+}
+
 // Measured over 400 pages of Gaussian rows; turbo_test holds these to theory and to exhaustive
 // search. Columns as kTestedHeadDims.
 constexpr int kTestedHeadDims[] = {64, 80, 96, 112, 128, 256};
@@ -259,8 +287,9 @@ TEST(EveryCodec, KeepsItsDistortionOnUnevenChannels) {
 
 TEST(EveryScheme, DecodesAlikeInBothRoles) {
   for (const std::string& text : Schemes()) {
+    const Scheme scheme = Scheme::Parse(text);
+    if (!Stores(scheme, Role::kKey) || !Stores(scheme, Role::kValue)) continue;
     for (const int head_dim : {64, 96, 128}) {
-      const Scheme scheme = Scheme::Parse(text);
       const std::vector<float> rows = GaussianRows(128, head_dim, 3);
       EXPECT_EQ(RoundTrip(PageFormat(scheme, Role::kKey, head_dim), rows),
                 RoundTrip(PageFormat(scheme, Role::kValue, head_dim), rows))
@@ -371,7 +400,8 @@ TEST(EveryScheme, SurvivesUglyInput) {
 TEST(EveryScheme, TakesASingleTokenAndZeros) {
   ForEveryFormat({32, 64, 80, 128}, [](const PageFormat& format) {
     const std::vector<float> row = GaussianRows(1, format.head_dim(), 10);
-    EXPECT_LT(MeanError(row, RoundTrip(format, row), format.head_dim()), 0.8);
+    // Any record says more than none; unbiased bits least, they leave more than half.
+    EXPECT_LT(MeanError(row, RoundTrip(format, row), format.head_dim()), 0.9);
     const std::vector<float> zeros(static_cast<size_t>(format.head_dim() * 5), 0.0f);
     EXPECT_EQ(RoundTrip(format, zeros), zeros);
   });

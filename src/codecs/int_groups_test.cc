@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+// int2 and int4: codes by hand, groups, and the published distortions.
+#include <algorithm>
+
+#include "codecs/family_testing.h"
+
+namespace polarquant {
+namespace {
+
+using namespace testing_families;
+
+TEST(IntGroups, HaveTheCodesOfTheFormula) {
+  Row row(16, 0.0f);
+  row[0] = -1.0f;  // the minimum: shift 1, code 0
+  row[1] = 14.0f;  // the maximum: scale 1, code 15
+  row[2] = 0.5f;   // 1.5 goes to the even 2
+  row[3] = 1.5f;   // 2.5 too
+  row[4] = 1.6f;
+  EXPECT_EQ(Hex(Encode("int4", row)),
+            "003c003c"
+            "f022131111111111");
+  for (float& value : row) value *= 0.2f;  // scale 1 for two bits
+  EXPECT_EQ(Hex(Encode("int2", row)),
+            "003c6632"
+            "0c010000");
+}
+
+TEST(IntGroups, KeepTheEndsOfEachGroup) {
+  GaussianRows rows(112, 1);  // groups of 64 and 48
+  for (const char* codec : {"int2", "int4"}) {
+    for (int r = 0; r < 50; ++r) {
+      Row row = rows.Next();
+      for (size_t i = 64; i < row.size(); ++i) row[i] = 100.0f + 0.01f * row[i];
+      const Row decoded = RoundTrip(codec, row);
+      for (const auto& [begin, end] : {std::pair{0, 64}, std::pair{64, 112}}) {
+        const auto [low, high] = std::minmax_element(row.begin() + begin, row.begin() + end);
+        const float half_ulp = std::max(std::abs(*low), std::abs(*high)) * 0x1p-11f;
+        const auto at = [&](auto where) {
+          return decoded[static_cast<size_t>(where - row.begin())];
+        };
+        EXPECT_NEAR(at(low), *low, half_ulp) << codec;
+        EXPECT_NEAR(at(high), *high, 2.0f * half_ulp + (*high - *low) * 0x1p-11f) << codec;
+      }
+    }
+  }
+}
+
+TEST(IntGroups, KeepConstantRowsExactly) {
+  for (const char* codec : {"int2", "int4"}) {
+    for (const float value : {0.0f, 1.5f, -3.0f, 65504.0f}) {
+      EXPECT_EQ(RoundTrip(codec, Row(80, value)), Row(80, value)) << codec;
+    }
+  }
+}
+
+TEST(IntGroups, HaveThePublishedDistortions) {
+  for (const int head_dim : {64, 128}) {
+    EXPECT_NEAR(QualityOf("int2", head_dim).distortion / 0.2025, 1.0, 0.02) << head_dim;
+    EXPECT_NEAR(QualityOf("int4", head_dim).distortion / 0.00803, 1.0, 0.02) << head_dim;
+    EXPECT_DOUBLE_EQ(BitsPerValue("int2", head_dim), 2.5);
+    EXPECT_DOUBLE_EQ(BitsPerValue("int4", head_dim), 4.5);
+  }
+}
+
+TEST(IntGroups, WriteTheGoldenRecords) {
+  EXPECT_EQ(Hex(Encode("int2", GoldenRow(80))),
+            "553d0040553d0040944ee9a4533aa5934ee9944e3aa5533ae9944ee9");
+  EXPECT_EQ(Hex(Encode("int4", GoldenRow(80))),
+            "44340040443400403086eb4197fc52a80d63b81e74c92f85"
+            "da3086eb4197fc52a80d63b81e74c92f85da3086eb4197fc");
+  EXPECT_EQ(Hex(Encode("int4", Row(16, 0.0f))), std::string(24, '0'));
+}
+
+}  // namespace
+}  // namespace polarquant
