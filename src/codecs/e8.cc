@@ -161,7 +161,7 @@ size_t RecordBytes(int head_dim) {
 
 template <int kBound>
 void Encode(const float* row, int head_dim, ScaleRule, std::byte* record) {
-  uint32_t numbers[kMaxHeadDim / kE8Dim];
+  uint32_t numbers[kMaxHeadDim / kE8Dim] = {};
   std::byte* scales = record;
   for (const RotationBlock& block : RotationBlocks(head_dim)) {
     const uint16_t scale =

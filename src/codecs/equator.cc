@@ -57,7 +57,7 @@ size_t NormBytes(int head_dim) { return RotationBlocks(head_dim).size(); }
 size_t RecordBytes(int head_dim) { return NormBytes(head_dim) + PackedBytes(head_dim, 1); }
 
 void Encode(const float* row, int head_dim, ScaleRule, std::byte* record) {
-  uint8_t bits[kMaxHeadDim];
+  uint8_t bits[kMaxHeadDim] = {};
   for (const RotationBlock& block : RotationBlocks(head_dim)) {
     const float norm2 = SquaredNorm(row + block.offset, block.size);
     *record++ = static_cast<std::byte>(NormCode(std::sqrt(norm2 / static_cast<float>(block.size))));

@@ -195,7 +195,7 @@ class RowCodes {
 
  private:
   int groups_;
-  uint8_t first_[kMaxHeadDim / 2], others_[kMaxHeadDim / 2];
+  uint8_t first_[kMaxHeadDim / 2] = {}, others_[kMaxHeadDim / 2] = {};
 };
 
 size_t ScaleBytes(int head_dim) {

@@ -30,7 +30,7 @@ size_t RecordBytes(int head_dim) {
 
 template <int kSketches>
 void Encode(const float* row, int head_dim, ScaleRule, std::byte* record) {
-  uint8_t bits[kMaxHeadDim];
+  uint8_t bits[kMaxHeadDim] = {};
   std::byte* packed = record + ScalesBytes(head_dim);
   for (int sketch = 0; sketch < kSketches; ++sketch, packed += PackedBytes(head_dim, 1)) {
     SketchBits(row, head_dim, sketch, bits);

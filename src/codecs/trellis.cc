@@ -199,7 +199,7 @@ size_t RecordBytes(int head_dim) {
 
 template <int kBits>
 void Encode(const float* row, int head_dim, ScaleRule, std::byte* record) {
-  uint8_t codes[kMaxHeadDim];
+  uint8_t codes[kMaxHeadDim] = {};
   std::byte* scales = record;
   for (const RotationBlock& block : RotationBlocks(head_dim)) {
     const uint16_t scale = EncodeBlock<kBits>(row + block.offset, block.size, codes + block.offset);

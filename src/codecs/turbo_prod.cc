@@ -41,7 +41,7 @@ float RootMeanSquare(const float* x, int size) {
 template <int kBits>
 void Encode(const float* row, int head_dim, ScaleRule, std::byte* record) {
   const TurboBook& book = TurboBookOf(kBits - 1);
-  uint8_t codes[kMaxHeadDim], bits[kMaxHeadDim];
+  uint8_t codes[kMaxHeadDim] = {}, bits[kMaxHeadDim] = {};
   float residual[kMaxHeadDim] = {};
   std::byte *scales = record, *gains = record + ScalesBytes(head_dim);
   for (const RotationBlock& block : RotationBlocks(head_dim)) {
