@@ -101,7 +101,8 @@ int RunSchemes(const SchemesOptions& options) {
     const CodecInfo& info = infos.at(schemes[i].codec);
     std::vector<std::string> roles;
     if (info.keys) roles.emplace_back("keys");
-    if (info.values) roles.emplace_back("values");
+    const bool weighs_queries = schemes[i].normalisation.needs_profile();
+    if (info.values && !weighs_queries) roles.emplace_back("values");
     const auto format =
         FormatOf(schemes[i], info.keys ? Role::kKey : Role::kValue, options.head_dim, refused);
     if (!format) continue;
