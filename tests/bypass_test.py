@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whatever makes llama.cpp keep its own cache makes `polarquant run` fail and say why."""
 
+import tempfile
 import unittest
 
 import support
@@ -19,6 +20,12 @@ def environment(**more):
 
 
 class Bypass(support.RealModelTest):
+    def setUp(self):
+        # A machine that has never made a profile: the command loads the plug-in first.
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.new_machine = {"XDG_CACHE_HOME": folder.name}
+
     def refused(self, process, *words):
         self.assertNotEqual(process.returncode, 0, process.stderr[-2000:])
         last = [line for line in process.stderr.splitlines() if line.startswith("polarquant")][-1]
@@ -53,12 +60,16 @@ class Bypass(support.RealModelTest):
                             ("POLARQUANT_ATTENTION", "theirs")):
             with self.subTest(variable=name):
                 self.refused(run(ARGUMENTS, env=environment(**{name: value})), name)
+                self.refused(run(ARGUMENTS, env=environment(**{name: value}, **self.new_machine)),
+                             name)
         self.refused(run(ARGUMENTS, before=["--kv", "turbo9"]), "turbo9")
 
     def test_a_llama_cpp_of_another_commit_is_refused(self):
         shim = support.BUILD / "tests" / "libother_commit.so"
         self.assertTrue(shim.is_file())
-        self.refused(run(ARGUMENTS, env=environment(LD_PRELOAD=str(shim))), "fffffff")
+        for machine in ({}, self.new_machine):
+            self.refused(run(ARGUMENTS, env=environment(LD_PRELOAD=str(shim), **machine)),
+                         "fffffff")
 
 
 if __name__ == "__main__":

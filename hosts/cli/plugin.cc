@@ -15,6 +15,7 @@
 
 #include "paths.h"
 #include "polarquant/error.h"
+#include "run_child.h"
 
 namespace polarquant::cli {
 namespace {
@@ -87,11 +88,19 @@ Plugin::Plugin(const std::string& path) : path_(path) {
                            "POLARQUANT_POLICY", "POLARQUANT_PROFILE"}) {
     unsetenv(name);
   }
+  // llama.cpp says that it failed, the plug-in's own report says why.
+  const TemporaryFile report;
+  const bool reports_to_us = std::getenv("POLARQUANT_STATUS") == nullptr;
+  if (reports_to_us) setenv("POLARQUANT_STATUS", report.path().c_str(), /*overwrite=*/0);
   ggml_backend_reg_t registry = ggml_backend_load(path.c_str());
+  if (reports_to_us) unsetenv("POLARQUANT_STATUS");
   if (registry == nullptr) {
+    StatusLog log(report.path());
+    log.Poll();
     const std::string complaint = TakeComplaint();
+    const std::string cause = !log.trouble().empty() ? log.trouble() : complaint;
     throw Error(ErrorCode::kHost, fmt::format("llama.cpp did not load the plug-in {}: {}", path,
-                                              complaint.empty() ? "no cause given" : complaint));
+                                              cause.empty() ? "no cause given" : cause));
   }
   device_ = ggml_backend_dev_by_name(POLARQUANT_DEVICE_NAME);
   configure_ = reinterpret_cast<polarquant_configure_t>(
