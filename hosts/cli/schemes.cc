@@ -114,7 +114,7 @@ int RunSchemes(const SchemesOptions& options) {
     row["name"] = schemes[i].ToString();
     row["roles"] = roles;
     row["record_bytes"] = format->record_bytes();
-    row["header_bytes"] = format->header_bytes();
+    row["header_bytes"] = format->headers_bytes();
     row["page_tokens"] = format->page_tokens();
     row["bits_per_value"] = format->bits_per_value();
     row["fast_targets"] = targets;
@@ -123,8 +123,8 @@ int RunSchemes(const SchemesOptions& options) {
     report["schemes"].push_back(row);
     table.Add({schemes[i].ToString(), fmt::format("{}", fmt::join(roles, "+")),
                fmt::format("{:.4f}", format->bits_per_value()),
-               fmt::format("{}", format->record_bytes()), fmt::format("{}", format->header_bytes()),
-               fmt::format("{}", format->page_tokens()),
+               fmt::format("{}", format->record_bytes()),
+               fmt::format("{}", format->headers_bytes()), fmt::format("{}", format->page_tokens()),
                targets.empty() ? "-" : fmt::format("{}", fmt::join(targets, ",")),
                std::string(info.summary)});
   }

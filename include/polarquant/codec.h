@@ -4,8 +4,19 @@
 
 #include <span>
 #include <string_view>
+#include <vector>
 
 namespace polarquant {
+
+// A setting of a codec, spelled name=value in a scheme: one of the numbers from `least` to `most`,
+// or one of the words, which stand for the numbers from 0.
+struct CodecOption {
+  std::string_view name;
+  std::string_view summary;
+  int least = 0, most = 0;
+  int usual = 0;  // if a scheme does not say
+  std::vector<std::string_view> words = {};
+};
 
 struct CodecInfo {
   std::string_view name;     // "turbo4"
@@ -16,6 +27,8 @@ struct CodecInfo {
   bool values;               // may store values
   bool rotates;              // whether its rows are rotated unless the scheme says otherwise
   bool scale_rules;          // whether scale= applies
+  bool normalises = true;    // whether center, balance and the like apply
+  std::vector<CodecOption> options = {};
 };
 
 // Every codec, in the order of the table. Valid for the life of the program; thread-safe.

@@ -20,10 +20,9 @@ class PageFormat {
   // The role decides the tile order: keys have tokens as lanes, values channels. page_tokens: 64,
   // 128 or 256. Throws Error(kUnsupported) for a head_dim or page_tokens outside the limits, for a
   // role that the codec does not store, and for values with a scheme that weighs keys against
-  // queries. `balance` [head_dim] is the head's
-  // balance scale (polarquant/key_profile.h), for a scheme that has one; without it the format
-  // knows its sizes, and encoding and decoding throw Error(kParameter). The rotating centre is not
-  // the page's business: rows come without it.
+  // queries. `balance` [head_dim] is the head's balance scale (polarquant/key_profile.h), for a
+  // scheme that has one; without it the format knows its sizes, and encoding and decoding throw
+  // Error(kParameter). The rotating centre is not the page's business: rows come without it.
   PageFormat(const Scheme& scheme, Role role, int head_dim, int page_tokens = 128,
              std::span<const float> balance = {});
   ~PageFormat();
@@ -36,7 +35,9 @@ class PageFormat {
   int page_tokens() const;
 
   size_t record_bytes() const;    // one row: scales and codes
-  size_t header_bytes() const;    // the page's statistics, 0 without normalisation
+  size_t header_bytes() const;    // statistics that a row is encoded with, 0 for most schemes
+  int group_tokens() const;       // neighbours that share a header: page_tokens for most schemes
+  size_t headers_bytes() const;   // of all groups of a page
   size_t page_bytes() const;      // everything, a multiple of 64
   double bits_per_value() const;  // of a full page, everything counted
 
@@ -57,8 +58,9 @@ class PageFormat {
   // significant bit first), wherever the page keeps its parts. Bit-exact both ways.
   void ReadRecord(const std::byte* page, int index, std::byte* record) const;
   void WriteRecord(std::byte* page, int index, const std::byte* record) const;
-  std::span<const std::byte> Header(const std::byte* page) const;
-  std::span<std::byte> Header(std::byte* page) const;
+  // The header of row `index` (header_bytes() bytes), which its neighbours share.
+  std::span<const std::byte> Header(const std::byte* page, int index = 0) const;
+  std::span<std::byte> Header(std::byte* page, int index = 0) const;
 
   // For attention: rows as the codec decodes them, still balanced and rotated and without the mean
   // [count][head_dim]; and the mean in the original space (false and untouched if there is none).

@@ -2,7 +2,8 @@
 // A scheme names how the rows of one role (keys or values) are stored: a codec and how rows are
 // prepared for it. Spelling, the same everywhere (command line, environment, policies, reports):
 //
-//   CODEC[:center|:balance|:balanced][:center=rope][:scale=mse|norm|unbiased][:rotate=none]
+//   CODEC[:OPTION=VALUE...][:center|:balance|:balanced][:center=rope][:scale=mse|norm|unbiased]
+//        [:rotate=none]
 //
 //   turbo4                  normalise nothing, rotate, 4-bit Lloyd-Max codes, the EDEN scale
 //   turbo3:scale=mse        the same with three bits and the least-squares scale
@@ -13,9 +14,12 @@
 //   q8_0:rotate=none        ggml's block format on the bare row (by default rows are rotated
 //                           first, as llama.cpp does for its own quantised caches)
 //
+// Options belong to the codec (CodecInfo::options); `polarquant schemes` lists them.
+//
 // Parse and ToString are exact inverses on canonical spellings. All functions are thread-safe.
 #pragma once
 
+#include <map>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -44,7 +48,8 @@ struct Normalisation {
 enum class ScaleRule { kMse, kNorm, kUnbiased };
 
 struct Scheme {
-  std::string codec = "f16";  // a name of the codec table (polarquant/codec.h)
+  std::string codec = "f16";           // a name of the codec table (polarquant/codec.h)
+  std::map<std::string, int> options;  // the codec's, those that are not as usual
   Normalisation normalisation;
   ScaleRule scale_rule = ScaleRule::kUnbiased;
   bool rotate = false;  // whether rows are rotated before the codec; the codec's default if unsaid

@@ -90,14 +90,17 @@ class StoreModel {
     Page& page = PageAt(index);
     if (page.own.empty()) page.own.assign(heads_, Bytes(format_.page_bytes()));
     bool known = false, own_needed = false;
-    ForPage(index / tokens_, [&](int64_t, const Cell& other) {
+    const int slot = SlotOf(index);
+    ForPage(index / tokens_, [&](int64_t i, const Cell& other) {
       if (!other.coded()) return;
-      known = known || other.headers == coded.headers;
-      own_needed = own_needed || other.headers == OwnHeaders(page);
+      const bool sharing = SlotOf(i) / format_.group_tokens() == slot / format_.group_tokens();
+      const bool own = HasOwnHeaders(page, i);
+      own_needed = own_needed || (sharing && own);
+      known = known || (other.headers == coded.headers && (sharing || !own));
     });
     if (!known && !own_needed) {
       for (size_t head = 0; head < heads_; ++head) {
-        std::ranges::copy(coded.headers[head], format_.Header(page.own[head].data()).begin());
+        std::ranges::copy(coded.headers[head], format_.Header(page.own[head].data(), slot).begin());
       }
     }
     At(index) = coded;
@@ -211,8 +214,8 @@ class StoreModel {
   bool Mixed(int64_t page) const {
     bool mixed = false;
     const Page& state = pages_[static_cast<size_t>(page)];
-    ForPage(page, [&](int64_t, const Cell& c) {
-      mixed = mixed || (c.coded() && c.headers != OwnHeaders(state));
+    ForPage(page, [&](int64_t i, const Cell& c) {
+      mixed = mixed || (c.coded() && !HasOwnHeaders(state, i));
     });
     return mixed;
   }
@@ -224,6 +227,7 @@ class StoreModel {
   };
 
   Cell& At(int64_t index) { return cells_[static_cast<size_t>(index)]; }
+  const Cell& At(int64_t index) const { return cells_[static_cast<size_t>(index)]; }
   Page& PageAt(int64_t index) { return pages_[static_cast<size_t>(index / tokens_)]; }
 
   template <typename Visit>
@@ -233,22 +237,36 @@ class StoreModel {
     }
   }
 
-  std::vector<Bytes> OwnHeaders(const Page& page) const {
+  int SlotOf(int64_t index) const { return static_cast<int>(index % tokens_); }
+
+  // Those of a slot and its neighbours.
+  std::vector<Bytes> OwnHeaders(const Page& page, int slot) const {
     std::vector<Bytes> headers;
     for (const Bytes& own : page.own) {
-      const auto header = format_.Header(own.data());
+      const auto header = format_.Header(own.data(), slot);
       headers.emplace_back(header.begin(), header.end());
     }
     return headers;
   }
 
+  bool HasOwnHeaders(const Page& page, int64_t index) const {
+    const std::vector<Bytes>& headers = At(index).headers;
+    for (size_t head = 0; head < heads_; ++head) {
+      if (!std::ranges::equal(headers[head],
+                              format_.Header(page.own[head].data(), SlotOf(index)))) {
+        return false;
+      }
+    }
+    return true;
+  }
+
   // Takes the code of a row over from the page's own encoded bytes.
   void TakeCode(int64_t index) {
     const Page& page = PageAt(index);
-    const int slot = static_cast<int>(index % tokens_);
+    const int slot = SlotOf(index);
     Cell& cell = At(index);
     cell.exact = false;
-    cell.headers = OwnHeaders(page);
+    cell.headers = OwnHeaders(page, slot);
     cell.records.assign(heads_, Bytes(format_.record_bytes()));
     for (size_t head = 0; head < heads_; ++head) {
       format_.ReadRecord(page.own[head].data(), slot, cell.records[head].data());

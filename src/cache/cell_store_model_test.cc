@@ -88,7 +88,7 @@ class History {
       case 0:
         return Write(subject, Scattered(1 + Below(40)));
       case 1:
-        return subject.model.Pin(Pinned(subject, Scattered(1 + Below(5))));
+        return Pin(subject, Scattered(1 + Below(5)));
       case 2:
         return Turn(subject, random_() % 2 == 0 ? Range(Below(cells_), 300) : Scattered(30));
       case 3:
@@ -142,8 +142,8 @@ class History {
     return static_cast<int64_t>(random_() % static_cast<uint64_t>(limit));
   }
   std::vector<int64_t> Range(int64_t first, int64_t count) const {
-    std::vector<int64_t> cells;
-    for (int64_t i = 0; i < std::min(count, cells_); ++i) cells.push_back((first + i) % cells_);
+    std::vector<int64_t> cells(static_cast<size_t>(std::min(count, cells_)));
+    for (int64_t& cell : cells) cell = first++ % cells_;
     return cells;
   }
   std::vector<int64_t> Scattered(int64_t count) {
@@ -166,9 +166,9 @@ class History {
     subject.store.Settle(1 + static_cast<int>(random_() % 2));
     subject.model.Settle();
   }
-  static std::vector<int64_t> Pinned(Subject& subject, const std::vector<int64_t>& cells) {
+  static void Pin(Subject& subject, const std::vector<int64_t>& cells) {
     subject.store.PinSinks(cells);
-    return cells;
+    subject.model.Pin(cells);
   }
   void Turn(Subject& subject, const std::vector<int64_t>& cells) {
     const size_t count = row_values_;

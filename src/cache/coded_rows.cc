@@ -30,7 +30,7 @@ class ScratchPage {
 std::span<const std::byte> CellStore::Impl::HeaderOf(int64_t page, size_t head, int slot) const {
   const PageState& state = *Find(page);
   const uint8_t index = state.mixed ? state.mixed->index[static_cast<size_t>(slot)] : uint8_t{0};
-  if (index == 0) return format.Header(static_cast<const std::byte*>(Codes(page, head)));
+  if (index == 0) return format.Header(static_cast<const std::byte*>(Codes(page, head)), slot);
   const size_t entry = static_cast<size_t>(index - 1) * num_kv_heads + head;
   return {state.mixed->headers.data() + entry * format.header_bytes(), format.header_bytes()};
 }
@@ -66,11 +66,15 @@ uint8_t CellStore::Impl::HeaderIndex(int64_t page, int slot, const std::byte* he
   PageState& state = *pages[static_cast<size_t>(page)];
   const size_t bytes = format.header_bytes();
   const size_t entry_bytes = num_kv_heads * bytes;
+  // Only rows that share the page's own header with this one keep it in force.
+  const int group = slot - slot % format.group_tokens();
+  const PageBits sharing = PageBits::Range(group, group + format.group_tokens());
   PageBits others = state.coded();
   others.Reset(slot);
   std::array<bool, kMaxPageTokens + 1> used = {};
   others.ForEach([&](int other) {
-    used[state.mixed ? state.mixed->index[static_cast<size_t>(other)] : size_t{0}] = true;
+    const size_t entry = state.mixed ? state.mixed->index[static_cast<size_t>(other)] : size_t{0};
+    if (entry != 0 || sharing.Test(other)) used[entry] = true;
   });
   const auto holds = [&](size_t index) {
     if (index != 0) {
@@ -78,7 +82,7 @@ uint8_t CellStore::Impl::HeaderIndex(int64_t page, int slot, const std::byte* he
       return std::memcmp(entry, headers, entry_bytes) == 0;
     }
     for (size_t head = 0; head < num_kv_heads; ++head) {
-      const std::byte* own = format.Header(Codes(page, head)).data();
+      const std::byte* own = format.Header(Codes(page, head), slot).data();
       if (std::memcmp(own, headers + head * bytes, bytes) != 0) return false;
     }
     return true;
@@ -91,7 +95,7 @@ uint8_t CellStore::Impl::HeaderIndex(int64_t page, int slot, const std::byte* he
   while (used[index]) ++index;
   if (index == 0) {
     for (size_t head = 0; head < num_kv_heads; ++head) {
-      std::memcpy(format.Header(Codes(page, head)).data(), headers + head * bytes, bytes);
+      std::memcpy(format.Header(Codes(page, head), slot).data(), headers + head * bytes, bytes);
     }
     return 0;
   }

@@ -152,7 +152,7 @@ MemoryUse CellStore::Impl::Memory() const {
     if (!state->has_codes) continue;
     const size_t slot = static_cast<size_t>(page) * slot_bytes;
     code_pages.Add(slot, slot + slot_bytes);
-    own_headers += num_kv_heads * format.header_bytes();
+    own_headers += num_kv_heads * format.headers_bytes();
     if (state->mixed) {
       use.bookkeeping_bytes += sizeof(MixedHeaders) + 2 * kBlock;
       use.header_bytes += state->mixed->headers.capacity();

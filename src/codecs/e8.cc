@@ -24,6 +24,7 @@
 #include "codecs/codecs.h"
 #include "codecs/fit.h"
 #include "codecs/pack.h"
+#include "codecs/record.h"
 #include "math/rotation.h"
 
 namespace polarquant {
@@ -178,10 +179,8 @@ void Decode(const std::byte* record, int head_dim, float* row) {
   UnpackCodes(record + ScaleBytes(head_dim), head_dim / kE8Dim, Box<kBound>::kWordBits, numbers);
   const std::byte* scales = record;
   for (const RotationBlock& block : RotationBlocks(head_dim)) {
-    uint16_t half = 0;
-    std::memcpy(&half, scales, sizeof half);
-    scales += sizeof half;
-    const float scale = HalfToFloat(half);
+    const float scale = LoadHalf(scales);
+    scales += sizeof(uint16_t);
     for (int i = block.offset; i < block.offset + block.size; i += kE8Dim) {
       Box<kBound>::PointOf(numbers[i / kE8Dim], row + i);
       for (int k = 0; k < kE8Dim; ++k) row[i + k] *= scale;
@@ -194,21 +193,17 @@ void Decode(const std::byte* record, int head_dim, float* row) {
 template <int kBits>
 Codec E8Codec(std::string_view name, std::string_view summary) {
   constexpr int kBound = 1 << (kBits - 1);
-  return {{.name = name,
-           .summary = summary,
-           .source = "E8 of nexusquant, decoded strictly as by Conway and Sloane",
-           .code_bits = kBits,
-           .keys = true,
-           .values = true,
-           .rotates = true,
-           .scale_rules = false},
-          PageLayout::kRecords,
-          [](int) { return -1; },
-          RecordBytes<kBound>,
-          Encode<kBound>,
-          Decode<kBound>,
-          nullptr,
-          1.0f};
+  return {.info = {.name = name,
+                   .summary = summary,
+                   .source = "E8 of nexusquant, decoded strictly as by Conway and Sloane",
+                   .code_bits = kBits,
+                   .keys = true,
+                   .values = true,
+                   .rotates = true,
+                   .scale_rules = false},
+          .record_bytes = RecordBytes<kBound>,
+          .encode = Encode<kBound>,
+          .decode = Decode<kBound>};
 }
 
 template Codec E8Codec<2>(std::string_view, std::string_view);

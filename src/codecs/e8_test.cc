@@ -21,6 +21,8 @@
 namespace polarquant {
 namespace {
 
+using namespace codecs_testing;
+
 using Point = std::array<float, kE8Dim>;
 
 double Distance(const float* a, const float* b) {
@@ -143,7 +145,7 @@ Point PointNumbered(const std::string& codec, uint32_t number) {
   const uint16_t one = FloatToHalf(1.0f);
   std::memcpy(record.data(), &one, sizeof one);
   std::memcpy(record.data() + sizeof one, &number, std::min<size_t>(4, record.size() - sizeof one));
-  const std::vector<float> row = DecodedBy(codec, record, 16);
+  const std::vector<float> row = Decode(codec, record, 16);
   Point point;
   std::copy_n(row.begin(), kE8Dim, point.begin());
   return point;
@@ -200,7 +202,7 @@ TEST(E8, KeepsPointsThatFitExactly) {
       const float largest = *std::max_element(row.begin(), row.end());
       const float smallest = *std::min_element(row.begin(), row.end());
       if (std::max(largest, -smallest) != bound) continue;
-      EXPECT_EQ(DecodedBy(codec, EncodedBy(codec, row), 64), row) << codec;
+      EXPECT_EQ(Decode(codec, Encode(codec, row), 64), row) << codec;
     }
   }
 }
@@ -303,9 +305,9 @@ TEST(E8p, HasTheKnownDistortionAtFixedScales) {
 }
 
 TEST(E8, WritesTheGoldenRecords) {
-  EXPECT_EQ(GoldenRecordOf("e8-2", 32), "233b36b53c38e8f5885e55");
-  EXPECT_EQ(GoldenRecordOf("e8-3", 32), "a03972c46f655690bdc88c0d55fb04");
-  EXPECT_EQ(GoldenRecordOf("e8p", 32), "593c92c72b71d98e4d63");
+  EXPECT_EQ(Hex(Encode("e8-2", GoldenRow(32))), "233b36b53c38e8f5885e55");
+  EXPECT_EQ(Hex(Encode("e8-3", GoldenRow(32))), "a03972c46f655690bdc88c0d55fb04");
+  EXPECT_EQ(Hex(Encode("e8p", GoldenRow(32))), "593c92c72b71d98e4d63");
 }
 
 }  // namespace

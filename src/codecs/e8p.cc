@@ -22,6 +22,7 @@
 #include "codecs/codecs.h"
 #include "codecs/e8.h"
 #include "codecs/fit.h"
+#include "codecs/record.h"
 #include "math/rotation.h"
 
 namespace polarquant {
@@ -202,10 +203,8 @@ void Decode(const std::byte* record, int head_dim, float* row) {
   const std::byte* scales = record;
   const std::byte* words = record + ScaleBytes(head_dim);
   for (const RotationBlock& block : RotationBlocks(head_dim)) {
-    uint16_t half = 0;
-    std::memcpy(&half, scales, sizeof half);
-    scales += sizeof half;
-    const float scale = HalfToFloat(half);
+    const float scale = LoadHalf(scales);
+    scales += sizeof(uint16_t);
     for (int i = block.offset; i < block.offset + block.size; i += kE8Dim) {
       uint16_t word = 0;
       std::memcpy(&word, words, sizeof word);
@@ -219,21 +218,17 @@ void Decode(const std::byte* record, int head_dim, float* row) {
 }  // namespace
 
 Codec E8pCodec(std::string_view name, std::string_view summary) {
-  return {{.name = name,
-           .summary = summary,
-           .source = "E8P of QuIP# (Tseng et al. 2024)",
-           .code_bits = 2,
-           .keys = true,
-           .values = true,
-           .rotates = true,
-           .scale_rules = false},
-          PageLayout::kRecords,
-          [](int) { return -1; },
-          RecordBytes,
-          Encode,
-          Decode,
-          nullptr,
-          1.0f};
+  return {.info = {.name = name,
+                   .summary = summary,
+                   .source = "E8P of QuIP# (Tseng et al. 2024)",
+                   .code_bits = 2,
+                   .keys = true,
+                   .values = true,
+                   .rotates = true,
+                   .scale_rules = false},
+          .record_bytes = RecordBytes,
+          .encode = Encode,
+          .decode = Decode};
 }
 
 }  // namespace polarquant

@@ -80,21 +80,17 @@ void Decode(const std::byte* record, int head_dim, float* row) {
 }  // namespace
 
 Codec EquatorCodec(std::string_view name, std::string_view summary) {
-  return {{.name = name,
-           .summary = summary,
-           .source = "VeloxQuant-MLX's recursive polar code, which is sign(k)",
-           .code_bits = 1,
-           .keys = true,
-           .values = true,
-           .rotates = true,
-           .scale_rules = false},
-          PageLayout::kRecords,
-          [](int) { return -1; },
-          RecordBytes,
-          Encode,
-          Decode,
-          nullptr,
-          1.0f};
+  return {.info = {.name = name,
+                   .summary = summary,
+                   .source = "VeloxQuant-MLX's recursive polar code, which is sign(k)",
+                   .code_bits = 1,
+                   .keys = true,
+                   .values = true,
+                   .rotates = true,
+                   .scale_rules = false},
+          .record_bytes = RecordBytes,
+          .encode = Encode,
+          .decode = Decode};
 }
 
 }  // namespace polarquant

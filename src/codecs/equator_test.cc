@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // equator: its bits are the sides of the angles and the signs of the channels, which is the same;
 // its decoder is the best recursion; and the cosine it really reaches.
+#include <gtest/gtest.h>
+
 #include <numbers>
 
-#include "codecs/family_testing.h"
+#include "codecs/codecs_testing.h"
 #include "math/sphere.h"
 
 namespace polarquant {
 namespace {
 
-using namespace testing_families;
+using namespace codecs_testing;
 
 bool BitOf(const Record& record, int channel) {
   const size_t byte = 1 + static_cast<size_t>(channel) / 8;

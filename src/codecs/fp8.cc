@@ -81,21 +81,17 @@ void Decode(const std::byte* record, int head_dim, float* row) {
 }  // namespace
 
 Codec Fp8E4m3Codec(std::string_view name, std::string_view summary) {
-  return {{.name = name,
-           .summary = summary,
-           .source = "FP8 formats for deep learning (Micikevicius et al. 2022), e4m3",
-           .code_bits = 8,
-           .keys = true,
-           .values = true,
-           .rotates = false,
-           .scale_rules = false},
-          PageLayout::kRecords,
-          [](int) { return -1; },
-          RecordBytes,
-          Encode,
-          Decode,
-          nullptr,
-          1.0f};
+  return {.info = {.name = name,
+                   .summary = summary,
+                   .source = "FP8 formats for deep learning (Micikevicius et al. 2022), e4m3",
+                   .code_bits = 8,
+                   .keys = true,
+                   .values = true,
+                   .rotates = false,
+                   .scale_rules = false},
+          .record_bytes = RecordBytes,
+          .encode = Encode,
+          .decode = Decode};
 }
 
 }  // namespace polarquant

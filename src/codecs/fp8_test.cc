@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // fp8_e4m3: every code, rounding, and its published distortion.
+#include <gtest/gtest.h>
+
 #include <algorithm>
 #include <limits>
 
-#include "codecs/family_testing.h"
+#include "codecs/codecs_testing.h"
 #include "util/half.h"
 
 namespace polarquant {
 namespace {
 
-using namespace testing_families;
+using namespace codecs_testing;
 
 constexpr char kName[] = "fp8_e4m3";
 

@@ -118,21 +118,17 @@ void Decode(const std::byte* record, int head_dim, float* row) {
 
 template <typename Block>
 Codec BlockCodec(std::string_view name, std::string_view summary) {
-  return {{.name = name,
-           .summary = summary,
-           .source = Block::kSource,
-           .code_bits = Block::kBits,
-           .keys = true,
-           .values = true,
-           .rotates = true,
-           .scale_rules = false},
-          PageLayout::kRecords,
-          [](int) { return -1; },
-          RecordBytes<Block>,
-          Encode<Block>,
-          Decode<Block>,
-          nullptr,
-          1.0f};
+  return {.info = {.name = name,
+                   .summary = summary,
+                   .source = Block::kSource,
+                   .code_bits = Block::kBits,
+                   .keys = true,
+                   .values = true,
+                   .rotates = true,
+                   .scale_rules = false},
+          .record_bytes = RecordBytes<Block>,
+          .encode = Encode<Block>,
+          .decode = Decode<Block>};
 }
 
 }  // namespace

@@ -67,21 +67,17 @@ void Decode(const std::byte* record, int head_dim, float* row) {
 
 template <int kBits>
 Codec IntGroupCodec(std::string_view name, std::string_view summary) {
-  return {{.name = name,
-           .summary = summary,
-           .source = "optimum-quanto, the quantised cache of transformers",
-           .code_bits = kBits,
-           .keys = true,
-           .values = true,
-           .rotates = false,
-           .scale_rules = false},
-          PageLayout::kRecords,
-          [](int) { return -1; },
-          RecordBytes<kBits>,
-          Encode<kBits>,
-          Decode<kBits>,
-          nullptr,
-          1.0f};
+  return {.info = {.name = name,
+                   .summary = summary,
+                   .source = "optimum-quanto, the quantised cache of transformers",
+                   .code_bits = kBits,
+                   .keys = true,
+                   .values = true,
+                   .rotates = false,
+                   .scale_rules = false},
+          .record_bytes = RecordBytes<kBits>,
+          .encode = Encode<kBits>,
+          .decode = Decode<kBits>};
 }
 
 template Codec IntGroupCodec<2>(std::string_view, std::string_view);

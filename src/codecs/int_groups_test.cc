@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // int2 and int4: codes by hand, groups, and the published distortions.
+#include <gtest/gtest.h>
+
 #include <algorithm>
 
-#include "codecs/family_testing.h"
+#include "codecs/codecs_testing.h"
 
 namespace polarquant {
 namespace {
 
-using namespace testing_families;
+using namespace codecs_testing;
 
 TEST(IntGroups, HaveTheCodesOfTheFormula) {
   Row row(16, 0.0f);

@@ -52,21 +52,18 @@ void Decode(const std::byte* record, int head_dim, float* row) {
 
 template <typename Number>
 Codec PlainCodec(std::string_view name, std::string_view summary) {
-  return {{.name = name,
-           .summary = summary,
-           .source = Number::kSource,
-           .code_bits = 8 * static_cast<int>(sizeof(typename Number::Stored)),
-           .keys = true,
-           .values = true,
-           .rotates = false,
-           .scale_rules = false},
-          PageLayout::kRecords,
-          [](int) { return -1; },
-          RecordBytes<Number>,
-          Encode<Number>,
-          Decode<Number>,
-          nullptr,
-          1.0f};
+  return {.info = {.name = name,
+                   .summary = summary,
+                   .source = Number::kSource,
+                   .code_bits = 8 * static_cast<int>(sizeof(typename Number::Stored)),
+                   .keys = true,
+                   .values = true,
+                   .rotates = false,
+                   .scale_rules = false,
+                   .normalises = false},  // there is no error for centring to lower
+          .record_bytes = RecordBytes<Number>,
+          .encode = Encode<Number>,
+          .decode = Decode<Number>};
 }
 
 }  // namespace

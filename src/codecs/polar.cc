@@ -25,6 +25,7 @@
 #include "codecs/codecs.h"
 #include "codecs/fit.h"
 #include "codecs/pack.h"
+#include "codecs/record.h"
 #include "math/rotation.h"
 #include "polarquant/error.h"
 
@@ -235,30 +236,25 @@ void Decode(const std::byte* record, int head_dim, float* row) {
   for (int group = 0; group < head_dim / kGroup; ++group) {
     LevelCodes codes;
     all.Locate(group, codes);
-    uint16_t scale = 0;
-    std::memcpy(&scale, record + static_cast<size_t>(group) * sizeof scale, sizeof scale);
-    DecodeAngles(book, 4.0f * HalfToFloat(scale), codes, row + group * kGroup);
+    DecodeAngles(book, 4.0f * LoadHalf(record + static_cast<size_t>(group) * sizeof(uint16_t)),
+                 codes, row + group * kGroup);
   }
 }
 
 }  // namespace
 
 Codec PolarCodec(std::string_view name, std::string_view summary) {
-  return {{.name = name,
-           .summary = summary,
-           .source = "PolarQuant (Han et al. 2025), four levels, offline codebooks",
-           .code_bits = 3,
-           .keys = true,
-           .values = true,
-           .rotates = true,
-           .scale_rules = false},
-          PageLayout::kRecords,
-          [](int) { return -1; },
-          RecordBytes,
-          Encode,
-          Decode,
-          nullptr,
-          1.0f};
+  return {.info = {.name = name,
+                   .summary = summary,
+                   .source = "PolarQuant (Han et al. 2025), four levels, offline codebooks",
+                   .code_bits = 3,
+                   .keys = true,
+                   .values = true,
+                   .rotates = true,
+                   .scale_rules = false},
+          .record_bytes = RecordBytes,
+          .encode = Encode,
+          .decode = Decode};
 }
 
 }  // namespace polarquant

@@ -18,6 +18,8 @@
 namespace polarquant {
 namespace {
 
+using namespace codecs_testing;
+
 TEST(AngleBook, HasTheKnownCentroids) {
   struct Known {
     int level, bits;
@@ -96,7 +98,7 @@ TEST(Polar, StoresTheNearestAnglesAndTheLeastSquaresRadius) {
   std::mt19937_64 generator(41);
   for (int trial = 0; trial < 200; ++trial) {
     const std::vector<float> row = GaussianRow(16, generator);
-    const std::vector<float> decoded = DecodedBy("polar", EncodedBy("polar", row), 16);
+    const std::vector<float> decoded = Decode("polar", Encode("polar", row), 16);
     const std::vector<double> direction = CodedDirection(row);
     double radius = 0.0;
     for (size_t i = 0; i < 16; ++i) radius += direction[i] * static_cast<double>(row[i]);
@@ -111,7 +113,7 @@ TEST(Polar, TurnsWithItsRowInEveryQuadrant) {
                              std::pair{0.3f, -1.0f}}) {
     std::vector<float> row;
     for (int i = 0; i < 8; ++i) row.insert(row.end(), {a, b});
-    const std::vector<float> decoded = DecodedBy("polar", EncodedBy("polar", row), 16);
+    const std::vector<float> decoded = Decode("polar", Encode("polar", row), 16);
     EXPECT_LT(SquaredError(row, decoded), 0.1 * 16 * 0.545);
     for (size_t i = 0; i < 16; ++i) EXPECT_EQ(decoded[i] > 0.0f, row[i] > 0.0f);
   }
@@ -135,8 +137,8 @@ TEST(Polar, HasTheKnownDistortionAtEveryHeadDim) {
 }
 
 TEST(Polar, WritesTheGoldenRecords) {
-  EXPECT_EQ(GoldenRecordOf("polar", 16), "c63c699225493816");
-  EXPECT_EQ(GoldenRecordOf("polar", 80),
+  EXPECT_EQ(Hex(Encode("polar", GoldenRow(16))), "c63c699225493816");
+  EXPECT_EQ(Hex(Encode("polar", GoldenRow(80))),
             "c63ce83c033de83cc63c"
             "699225498de3388e92265992d4388ee328699225"
             "382d4e87e39699562a");

@@ -68,21 +68,17 @@ void Decode(const std::byte* record, int head_dim, float* row) {
 template <int kSketches>
 Codec QjlCodec(std::string_view name, std::string_view summary) {
   static_assert(kSketches <= kMaxSketches);
-  return {{.name = name,
-           .summary = summary,
-           .source = "QJL (Zandieh et al. 2024), with orthogonal rows",
-           .code_bits = kSketches,
-           .keys = true,
-           .values = false,
-           .rotates = true,
-           .scale_rules = false},
-          PageLayout::kRecords,
-          [](int) { return -1; },
-          RecordBytes<kSketches>,
-          Encode<kSketches>,
-          Decode<kSketches>,
-          nullptr,
-          1.0f};
+  return {.info = {.name = name,
+                   .summary = summary,
+                   .source = "QJL (Zandieh et al. 2024), with orthogonal rows",
+                   .code_bits = kSketches,
+                   .keys = true,
+                   .values = false,
+                   .rotates = true,
+                   .scale_rules = false},
+          .record_bytes = RecordBytes<kSketches>,
+          .encode = Encode<kSketches>,
+          .decode = Decode<kSketches>};
 }
 
 template Codec QjlCodec<1>(std::string_view, std::string_view);

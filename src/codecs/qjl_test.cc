@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // qjl, qjl2, qjl4: the estimator, its mean and its variance.
+#include <gtest/gtest.h>
+
 #include "codecs/record.h"
 #include "codecs/unbiased_testing.h"
 #include "math/rotation.h"
@@ -7,7 +9,7 @@
 namespace polarquant {
 namespace {
 
-using namespace testing_families;
+using namespace codecs_testing;
 
 TEST(Sketch, DrawsSignsOfItsOwn) {
   for (const int head_dim : {64, 96, 112}) {

@@ -19,6 +19,7 @@
 #include "codecs/codecs.h"
 #include "codecs/fit.h"
 #include "codecs/pack.h"
+#include "codecs/record.h"
 #include "math/rotation.h"
 #include "math/vector-inl.h"
 
@@ -216,10 +217,8 @@ void Decode(const std::byte* record, int head_dim, float* row) {
   UnpackCodes(record + ScaleBytes(head_dim), head_dim, kBits, codes);
   const std::byte* scales = record;
   for (const RotationBlock& block : RotationBlocks(head_dim)) {
-    uint16_t half = 0;
-    std::memcpy(&half, scales, sizeof half);
-    scales += sizeof half;
-    const float step = HalfToFloat(half) * TrellisTableOf(kBits).unit;
+    const float step = LoadHalf(scales) * TrellisTableOf(kBits).unit;
+    scales += sizeof(uint16_t);
     StatesOf(kBits, codes + block.offset, block.size, states);
     for (int i = 0; i < block.size; ++i) row[block.offset + i] = step * levels[states[i]];
   }
@@ -229,21 +228,17 @@ void Decode(const std::byte* record, int head_dim, float* row) {
 
 template <int kBits>
 Codec TrellisCodec(std::string_view name, std::string_view summary) {
-  return {{.name = name,
-           .summary = summary,
-           .source = "bitshift trellis of QTIP (Tseng et al. 2024)",
-           .code_bits = kBits,
-           .keys = true,
-           .values = true,
-           .rotates = true,
-           .scale_rules = false},
-          PageLayout::kRecords,
-          [](int) { return -1; },
-          RecordBytes<kBits>,
-          Encode<kBits>,
-          Decode<kBits>,
-          nullptr,
-          1.0f};
+  return {.info = {.name = name,
+                   .summary = summary,
+                   .source = "bitshift trellis of QTIP (Tseng et al. 2024)",
+                   .code_bits = kBits,
+                   .keys = true,
+                   .values = true,
+                   .rotates = true,
+                   .scale_rules = false},
+          .record_bytes = RecordBytes<kBits>,
+          .encode = Encode<kBits>,
+          .decode = Decode<kBits>};
 }
 
 template Codec TrellisCodec<1>(std::string_view, std::string_view);

@@ -18,6 +18,8 @@
 namespace polarquant {
 namespace {
 
+using namespace codecs_testing;
+
 std::string NameOf(int bits) { return "trellis" + std::to_string(bits); }
 
 double ErrorOf(int bits, const std::vector<float>& levels, const std::vector<float>& x,
@@ -45,10 +47,10 @@ TEST(Trellis, StatesAreWindowsOfTheBitsOfTheRecord) {
   std::mt19937_64 generator(31);
   for (int bits = 1; bits <= kMaxTrellisBits; ++bits) {
     for (const int head_dim : {16, 48, 80, 128, 512}) {
-      std::vector<std::byte> record = EncodedBy(NameOf(bits), GaussianRow(head_dim, generator));
+      std::vector<std::byte> record = Encode(NameOf(bits), GaussianRow(head_dim, generator));
       const uint16_t half = FloatToHalf(0.75f);
       std::copy_n(reinterpret_cast<const std::byte*>(&half), sizeof half, record.begin());
-      const std::vector<float> row = DecodedBy(NameOf(bits), record, head_dim);
+      const std::vector<float> row = Decode(NameOf(bits), record, head_dim);
       const int ring = head_dim * bits;
       for (int t = 0; t < head_dim; ++t) {
         int state = 0;
@@ -152,10 +154,10 @@ TEST(Trellis, HasItsDistortionOnGaussianRows) {
 }
 
 TEST(Trellis, WritesTheGoldenRecords) {
-  EXPECT_EQ(GoldenRecordOf("trellis1", 32), "bd3ce9e3b4c6");
-  EXPECT_EQ(GoldenRecordOf("trellis2", 32), "0e3c75afea6c67bcaab3");
-  EXPECT_EQ(GoldenRecordOf("trellis3", 32), "0a3d8027d370b512abca8786ab95");
-  EXPECT_EQ(GoldenRecordOf("trellis4", 32), "6e3cdc5441e4fb90d05bcb4d15dd7625eb6a");
+  EXPECT_EQ(Hex(Encode("trellis1", GoldenRow(32))), "bd3ce9e3b4c6");
+  EXPECT_EQ(Hex(Encode("trellis2", GoldenRow(32))), "0e3c75afea6c67bcaab3");
+  EXPECT_EQ(Hex(Encode("trellis3", GoldenRow(32))), "0a3d8027d370b512abca8786ab95");
+  EXPECT_EQ(Hex(Encode("trellis4", GoldenRow(32))), "6e3cdc5441e4fb90d05bcb4d15dd7625eb6a");
 }
 
 }  // namespace

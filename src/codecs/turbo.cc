@@ -106,21 +106,22 @@ template <int kBits>
 Codec TurboCodec(std::string_view name, std::string_view summary) {
   constexpr bool kTiled = kBits >= 2 && kBits <= kMaxInt8Bits;
   return {
-      {.name = name,
-       .summary = summary,
-       .source = "TurboQuant (Zandieh et al. 2025); scales of DRIVE and EDEN (Vargaftik et al.)",
-       .code_bits = kBits,
-       .keys = true,
-       .values = true,
-       .rotates = true,
-       .scale_rules = true},
-      kTiled ? PageLayout::kTiles : PageLayout::kRecords,
-      ScalesPerRow,
-      RecordBytes<kBits>,
-      Encode<kBits>,
-      Decode<kBits>,
-      kTiled ? BookOf<kBits>().steps.data() : nullptr,
-      BookOf<kBits>().view.unit};
+      .info = {.name = name,
+               .summary = summary,
+               .source =
+                   "TurboQuant (Zandieh et al. 2025); scales of DRIVE and EDEN (Vargaftik et al.)",
+               .code_bits = kBits,
+               .keys = true,
+               .values = true,
+               .rotates = true,
+               .scale_rules = true},
+      .record_bytes = RecordBytes<kBits>,
+      .encode = Encode<kBits>,
+      .decode = Decode<kBits>,
+      .layout = kTiled ? PageLayout::kTiles : PageLayout::kRecords,
+      .scales_per_row = ScalesPerRow,
+      .centroids = kTiled ? BookOf<kBits>().steps.data() : nullptr,
+      .unit = BookOf<kBits>().view.unit};
 }
 
 template Codec TurboCodec<1>(std::string_view, std::string_view);

@@ -176,21 +176,18 @@ void Decode(const std::byte* record, int head_dim, float* row) {
 
 template <int kBits>
 Codec TurboBlockCodec(std::string_view name, std::string_view summary) {
-  return {{.name = name,
-           .summary = summary,
-           .source = "llama-cpp-turboquant, block_turbo2_0, block_turbo3_0 and block_turbo4_0",
-           .code_bits = kBits,
-           .keys = true,
-           .values = true,
-           .rotates = false,
-           .scale_rules = false},
-          PageLayout::kRecords,
-          [](int) { return -1; },
-          RecordBytes<kBits>,
-          Encode<kBits>,
-          Decode<kBits>,
-          nullptr,
-          1.0f};
+  return {
+      .info = {.name = name,
+               .summary = summary,
+               .source = "llama-cpp-turboquant, block_turbo2_0, block_turbo3_0 and block_turbo4_0",
+               .code_bits = kBits,
+               .keys = true,
+               .values = true,
+               .rotates = false,
+               .scale_rules = false},
+      .record_bytes = RecordBytes<kBits>,
+      .encode = Encode<kBits>,
+      .decode = Decode<kBits>};
 }
 
 template Codec TurboBlockCodec<2>(std::string_view, std::string_view);

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // turbo2_0, turbo3_0, turbo4_0: the fork's own bytes, its padding, and what its tables reach.
-#include "codecs/family_testing.h"
+#include <gtest/gtest.h>
+
+#include "codecs/codecs_testing.h"
 
 namespace polarquant {
 namespace {
 
-using namespace testing_families;
+using namespace codecs_testing;
 
 Row Ramp(int head_dim) {
   Row row(static_cast<size_t>(head_dim));

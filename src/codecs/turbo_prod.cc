@@ -92,21 +92,18 @@ void Decode(const std::byte* record, int head_dim, float* row) {
 
 template <int kBits>
 Codec TurboProdCodec(std::string_view name, std::string_view summary) {
-  return {{.name = name,
-           .summary = summary,
-           .source = "TurboQuant (Zandieh et al. 2025), algorithm 2; QJL with orthogonal rows",
-           .code_bits = kBits,
-           .keys = true,
-           .values = true,
-           .rotates = true,
-           .scale_rules = false},
-          PageLayout::kRecords,
-          [](int) { return -1; },
-          RecordBytes<kBits>,
-          Encode<kBits>,
-          Decode<kBits>,
-          nullptr,
-          1.0f};
+  return {
+      .info = {.name = name,
+               .summary = summary,
+               .source = "TurboQuant (Zandieh et al. 2025), algorithm 2; QJL with orthogonal rows",
+               .code_bits = kBits,
+               .keys = true,
+               .values = true,
+               .rotates = true,
+               .scale_rules = false},
+      .record_bytes = RecordBytes<kBits>,
+      .encode = Encode<kBits>,
+      .decode = Decode<kBits>};
 }
 
 template Codec TurboProdCodec<2>(std::string_view, std::string_view);

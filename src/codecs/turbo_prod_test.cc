@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // turboprod2 ... turboprod4: the paper's algorithm, its mean and its variance.
+#include <gtest/gtest.h>
+
 #include "codecs/pack.h"
 #include "codecs/turbo.h"
 #include "codecs/unbiased_testing.h"
@@ -7,7 +9,7 @@
 namespace polarquant {
 namespace {
 
-using namespace testing_families;
+using namespace codecs_testing;
 
 std::string Name(int bits) { return "turboprod" + std::to_string(bits); }
 

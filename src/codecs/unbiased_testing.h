@@ -3,9 +3,9 @@
 // over rows, and how far it strays.
 #pragma once
 
-#include "codecs/family_testing.h"
+#include "codecs/codecs_testing.h"
 
-namespace polarquant::testing_families {
+namespace polarquant::codecs_testing {
 
 struct Estimates {
   double ratio;           // of the sums of estimates and of true products
@@ -49,4 +49,4 @@ inline double ProductVariance(std::string_view codec, int head_dim, int num_rows
   return head_dim * sum / num_rows;
 }
 
-}  // namespace polarquant::testing_families
+}  // namespace polarquant::codecs_testing

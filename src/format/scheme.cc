@@ -3,17 +3,17 @@
 // once. What a codec cannot honour is an error, never ignored.
 #include "polarquant/scheme.h"
 
+#include <algorithm>
 #include <array>
+#include <charconv>
 #include <initializer_list>
+#include <optional>
 
 #include "codecs/codec.h"
 #include "polarquant/error.h"
 
 namespace polarquant {
 namespace {
-
-// Codecs at least this wide keep rows as plain numbers: there is no error for centring to lower.
-constexpr int kPlainBits = 16;
 
 struct RuleName {
   ScaleRule rule;
@@ -34,7 +34,14 @@ constexpr std::string_view kBalancedWord = "balanced";  // both
 constexpr std::string_view kRopeWord = "center=rope";
 constexpr std::string_view kNoRotationWord = "rotate=none";
 
-bool Normalises(const CodecInfo& codec) { return codec.code_bits < kPlainBits; }
+std::string ValuesOf(const CodecOption& option) {
+  if (option.words.empty()) {
+    return std::to_string(option.least) + ".." + std::to_string(option.most);
+  }
+  std::string text;
+  for (const std::string_view word : option.words) text += Concat({text.empty() ? "" : "|", word});
+  return text;
+}
 
 // The modifiers a codec takes, for messages.
 std::string AllowedModifiers(const CodecInfo& codec) {
@@ -43,7 +50,10 @@ std::string AllowedModifiers(const CodecInfo& codec) {
     words += words.empty() ? "" : ", ";
     words += word;
   };
-  if (Normalises(codec)) {
+  for (const CodecOption& option : codec.options) {
+    add(Concat({option.name, "=", ValuesOf(option)}));
+  }
+  if (codec.normalises) {
     for (const auto word : {kCenterWord, kBalanceWord, kBalancedWord, kRopeWord}) add(word);
   }
   if (codec.scale_rules) {
@@ -57,9 +67,36 @@ std::string AllowedModifiers(const CodecInfo& codec) {
   throw Error(ErrorCode::kFormat, Concat({"\"", word, "\" in scheme \"", text, "\": ", cause}));
 }
 
+// The number that `text` stands for; none if the option does not take it.
+std::optional<int> ValueOf(const CodecOption& option, std::string_view text) {
+  int value = 0;
+  if (option.words.empty()) {
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    const bool whole = error == std::errc() && end == text.data() + text.size();
+    if (!whole || std::to_string(value) != text) return std::nullopt;
+    return value >= option.least && value <= option.most ? std::optional(value) : std::nullopt;
+  }
+  const auto found = std::ranges::find(option.words, text);
+  if (found == option.words.end()) return std::nullopt;
+  return static_cast<int>(found - option.words.begin());
+}
+
+bool ApplyOption(std::string_view word, const CodecInfo& codec, Scheme& scheme) {
+  const size_t equals = word.find('=');
+  if (equals == std::string_view::npos) return false;
+  for (const CodecOption& option : codec.options) {
+    if (option.name != word.substr(0, equals)) continue;
+    const std::optional<int> value = ValueOf(option, word.substr(equals + 1));
+    if (value && *value != option.usual) scheme.options[std::string(option.name)] = *value;
+    return value.has_value();
+  }
+  return false;
+}
+
 // Applies one modifier; false if the codec takes no such word.
 bool Apply(std::string_view word, const CodecInfo& codec, Scheme& scheme) {
-  if (Normalises(codec)) {
+  if (ApplyOption(word, codec, scheme)) return true;
+  if (codec.normalises) {
     Normalisation& normalisation = scheme.normalisation;
     const bool center = word == kCenterWord, rope = word == kRopeWord;
     const bool balance = word == kBalanceWord, balanced = word == kBalancedWord;
@@ -117,6 +154,15 @@ std::pair<Scheme, Scheme> Scheme::ParsePair(std::string_view text) {
 
 std::string Scheme::ToString() const {
   std::string text = codec;
+  const CodecInfo& info = FindCodec(codec).info;
+  for (const CodecOption& option : info.options) {
+    const auto set = options.find(std::string(option.name));
+    if (set == options.end()) continue;
+    const auto index = static_cast<size_t>(set->second);
+    const std::string value = index < option.words.size() ? std::string(option.words[index])
+                                                          : std::to_string(set->second);
+    text += Concat({":", option.name, "=", value});
+  }
   const auto& [center, balance, rope] = normalisation;
   if (balance) text += Concat({":", center ? kBalancedWord : kBalanceWord});
   if (rope) {
@@ -129,7 +175,7 @@ std::string Scheme::ToString() const {
       if (name.rule == scale_rule) text += Concat({":", name.modifier});
     }
   }
-  if (!rotate && FindCodec(codec).info.rotates) text += Concat({":", kNoRotationWord});
+  if (!rotate && info.rotates) text += Concat({":", kNoRotationWord});
   return text;
 }
 

@@ -5,6 +5,7 @@
 // the CPU, single rows through the codec itself: the bytes are the same.
 #include "polarquant/page.h"
 
+#include <algorithm>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -49,13 +50,14 @@ void CheckRole(const Scheme& scheme, const CodecInfo& codec, Role role) {
                   scheme.ToString() + "/" + scheme.codec);
 }
 
-size_t CheckedRecordBytes(const Codec& codec, int head_dim, int page_tokens) {
+std::unique_ptr<const Coder> CheckedCoder(const Scheme& scheme, Role role, int head_dim,
+                                          int page_tokens) {
   CheckHeadDim(head_dim);
   if (page_tokens != 64 && page_tokens != 128 && page_tokens != 256) {
     throw Error(ErrorCode::kUnsupported, "page_tokens " + std::to_string(page_tokens) +
                                              " is not supported: choose 64, 128 or 256");
   }
-  return codec.record_bytes(head_dim);
+  return MakeCoder(scheme, {head_dim, page_tokens, role});
 }
 
 }  // namespace
@@ -66,8 +68,11 @@ struct PageFormat::Impl {
   int head_dim, page_tokens;
   const Codec& codec;
   const Kernels& kernels;
+  std::unique_ptr<const Coder> coder;
   size_t record_bytes;
-  int num_scales;  // of a tile codec's record
+  int num_scales;     // of a tile codec's record
+  int group_tokens;   // rows that share a header
+  size_t mean_bytes;  // of a header, before the coder's part of it
   size_t codes_bytes, header_offset, header_bytes, page_bytes;
   std::vector<float> balance, inverse_balance;
 
@@ -78,12 +83,15 @@ struct PageFormat::Impl {
         page_tokens(tokens),
         codec(FindCodec(s.codec)),
         kernels(ActiveKernels()),
-        record_bytes(CheckedRecordBytes(codec, d, tokens)),
+        coder(CheckedCoder(scheme, r, d, tokens)),
+        record_bytes(coder->record_bytes()),
         num_scales(tiled() ? codec.scales_per_row(d) : 0),
+        group_tokens(coder->group_tokens() > 0 ? coder->group_tokens() : tokens),
+        mean_bytes(centred() ? MeanBytes(d) : 0),
         codes_bytes(num_rows() * (record_bytes - num_scales * sizeof(uint16_t))),
         header_offset(num_rows() * record_bytes),
-        header_bytes(centred() ? MeanBytes(d) : 0),
-        page_bytes(RoundedUp(header_offset + header_bytes)) {
+        header_bytes(mean_bytes + coder->header_bytes()),
+        page_bytes(RoundedUp(header_offset + num_groups() * header_bytes)) {
     CheckRole(scheme, codec.info, role);
     if (!scheme.normalisation.balance || scale.empty()) return;
     balance.assign(scale.begin(), scale.end());
@@ -91,6 +99,7 @@ struct PageFormat::Impl {
   }
 
   size_t num_rows() const { return static_cast<size_t>(page_tokens); }
+  size_t num_groups() const { return static_cast<size_t>(page_tokens / group_tokens); }
   bool tiled() const { return codec.layout == PageLayout::kTiles; }
   bool centred() const { return scheme.normalisation.center; }
   int bits() const { return codec.info.code_bits; }
@@ -99,6 +108,14 @@ struct PageFormat::Impl {
   }
   std::byte* ScaleAt(std::byte* page, int block, int index) const {
     return page + codes_bytes + static_cast<size_t>(block * page_tokens + index) * sizeof(uint16_t);
+  }
+
+  size_t HeaderOffset(int index) const {
+    return header_offset + static_cast<size_t>(index / group_tokens) * header_bytes;
+  }
+  // The coder's part of a row's header.
+  const std::byte* StatisticsOf(const std::byte* page, int index) const {
+    return page + HeaderOffset(index) + mean_bytes;
   }
 
   std::byte* RecordAt(std::byte* page, int index) const {
@@ -110,22 +127,22 @@ struct PageFormat::Impl {
 
   void EncodeRotated(std::byte* page, int index, const float* row_rot) const {
     if (!tiled()) {
-      codec.encode(row_rot, head_dim, scheme.scale_rule, RecordAt(page, index));
+      coder->Encode(StatisticsOf(page, index), row_rot, RecordAt(page, index));
       return;
     }
     std::byte record[kMaxTileRecord];
-    codec.encode(row_rot, head_dim, scheme.scale_rule, record);
+    coder->Encode(StatisticsOf(page, index), row_rot, record);
     Scatter(page, index, record);
   }
 
   void DecodeRotated(const std::byte* page, int index, float* row_rot) const {
     if (!tiled()) {
-      codec.decode(RecordAt(page, index), head_dim, row_rot);
+      coder->Decode(StatisticsOf(page, index), RecordAt(page, index), row_rot);
       return;
     }
     std::byte record[kMaxTileRecord];
     Gather(page, index, record);
-    codec.decode(record, head_dim, row_rot);
+    coder->Decode(StatisticsOf(page, index), record, row_rot);
   }
 
   // Stages 1 and 2 once the mean is gone, and back, `count` rows in place.
@@ -147,6 +164,24 @@ struct PageFormat::Impl {
     }
     for (int r = 0; r < count; ++r, rows += head_dim) {
       for (int i = 0; i < head_dim; ++i) rows[i] *= factors[static_cast<size_t>(i)];
+    }
+  }
+
+  // The coder's statistics of each group: of its prepared rows [count][head_dim], without those
+  // marked in `outside`.
+  void LearnAll(std::byte* page, const float* rows, int count, const uint64_t* outside) const {
+    if (coder->header_bytes() == 0) return;
+    const auto dim = static_cast<size_t>(head_dim);
+    std::vector<float> inside;
+    for (int first = 0; first < page_tokens; first += group_tokens) {
+      inside.clear();
+      for (int r = first; r < std::min(first + group_tokens, count); ++r) {
+        if (outside != nullptr && ((outside[r / 64] >> (r % 64)) & 1) != 0) continue;
+        const float* row = rows + static_cast<size_t>(r) * dim;
+        inside.insert(inside.end(), row, row + dim);
+      }
+      coder->Learn(inside.data(), static_cast<int>(inside.size() / dim),
+                   page + HeaderOffset(first) + mean_bytes);
     }
   }
 
@@ -214,6 +249,8 @@ int PageFormat::head_dim() const { return impl_->head_dim; }
 int PageFormat::page_tokens() const { return impl_->page_tokens; }
 size_t PageFormat::record_bytes() const { return impl_->record_bytes; }
 size_t PageFormat::header_bytes() const { return impl_->header_bytes; }
+int PageFormat::group_tokens() const { return impl_->group_tokens; }
+size_t PageFormat::headers_bytes() const { return impl_->num_groups() * impl_->header_bytes; }
 size_t PageFormat::page_bytes() const { return impl_->page_bytes; }
 bool PageFormat::tiled() const { return impl_->tiled(); }
 int PageFormat::code_bits() const { return impl_->bits(); }
@@ -244,6 +281,7 @@ void PageFormat::EncodePage(const float* rows, int count, std::byte* page,
     }
   }
   f.Map(prepared.data(), count);
+  f.LearnAll(page, prepared.data(), count, outside);
   f.EncodeAll(page, prepared.data());
 }
 
@@ -286,12 +324,12 @@ void PageFormat::WriteRecord(std::byte* page, int index, const std::byte* record
   impl_->Scatter(page, index, record);
 }
 
-std::span<const std::byte> PageFormat::Header(const std::byte* page) const {
-  return {page + impl_->header_offset, impl_->header_bytes};
+std::span<const std::byte> PageFormat::Header(const std::byte* page, int index) const {
+  return {page + impl_->HeaderOffset(index), impl_->header_bytes};
 }
 
-std::span<std::byte> PageFormat::Header(std::byte* page) const {
-  return {page + impl_->header_offset, impl_->header_bytes};
+std::span<std::byte> PageFormat::Header(std::byte* page, int index) const {
+  return {page + impl_->HeaderOffset(index), impl_->header_bytes};
 }
 
 void PageFormat::DecodeCodes(const std::byte* page, int count, float* rows_rot) const {
