@@ -42,6 +42,12 @@ Codec QjlCodec(std::string_view name, std::string_view summary);
 // turbo_prod.cc, 2, 3 or 4 bits
 template <int kBits>
 Codec TurboProdCodec(std::string_view name, std::string_view summary);
+// mixed.cc, 4, 5, 6 or 8 half bits
+template <int kHalfBits>
+Codec MixedCodec(std::string_view name, std::string_view summary);
+// byte_scales.cc, 2, 3 or 4 bits
+template <int kBits>
+Codec ByteScaleCodec(std::string_view name, std::string_view summary);
 // equator.cc
 Codec EquatorCodec(std::string_view name, std::string_view summary);
 
