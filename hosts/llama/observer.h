@@ -3,6 +3,7 @@
 // (polarquant/model_profile.h). Thread-safe.
 #pragma once
 
+#include <atomic>
 #include <map>
 #include <mutex>
 #include <string>
@@ -18,6 +19,8 @@ class Observer {
  public:
   static Observer& Get();
 
+  // Whether anybody wants to know: what prepares the calls below is not done for nothing.
+  bool active() const { return active_; }
   void Start();
   // Ends, and writes what was seen to `path`: a profile without the model's name. Throws Error.
   void Finish(const std::string& path);
@@ -31,7 +34,7 @@ class Observer {
   KeyObserver& Of(const KvTensor& tensor);
 
   std::mutex mutex_;
-  bool active_ = false;
+  std::atomic<bool> active_ = false;  // changes under the mutex
   std::map<int, KeyObserver> layers_;
 };
 

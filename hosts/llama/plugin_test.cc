@@ -82,6 +82,27 @@ class Cache {
     return ggml_backend_graph_compute(backend_.get(), graph);
   }
 
+  // Writes `count` keys that a ROPE node turned, by positions of this type.
+  ggml_status WriteTurnedKeys(int count, ggml_type positions) {
+    const ggml_context_ptr context = MakeContext();
+    ggml_tensor* rows = ggml_new_tensor_3d(context.get(), GGML_TYPE_F32, kHeadDim, kKvHeads, count);
+    ggml_tensor* by = ggml_new_tensor_1d(context.get(), GGML_TYPE_I32, count);
+    ggml_tensor* indices = ggml_new_tensor_1d(context.get(), GGML_TYPE_I64, count);
+    ggml_tensor* turned = ggml_rope_ext(context.get(), rows, by, nullptr, kHeadDim, 0, 0, 10000.0f,
+                                        1.0f, 0.0f, 1.0f, 32.0f, 1.0f);
+    ggml_tensor* write =
+        ggml_set_rows(context.get(), tensor(0),
+                      ggml_reshape_2d(context.get(), turned, kRowValues, count), indices);
+    const auto buffer = AllocateInputs(context.get());
+    ggml_backend_buffer_clear(buffer.get(), 0);
+    auto* index = static_cast<int64_t*>(indices->data);
+    std::iota(index, index + count, 0);
+    by->type = positions;
+    ggml_cgraph* graph = ggml_new_graph(context.get());
+    ggml_graph_add_node(graph, write);  // the turning itself is another backend's
+    return ggml_backend_graph_compute(backend_.get(), graph);
+  }
+
   // Attention of `queries` random queries over the first `cells` cells of one stream, `times` in
   // one graph; query n sees the cells up to cells - queries + n. Empty if the graph fails.
   std::vector<std::vector<float>> Attend(int queries, int cells, int times = 1, int stream = 0) {
@@ -303,6 +324,16 @@ TEST(PlugIn, RefusesAStateThatCouldNotBeSavedUntilTheCacheIsCleared) {
   EXPECT_EQ(ours.Write(300, 1, 1), GGML_STATUS_FAILED);
   ours.Clear();
   EXPECT_EQ(ours.Write(0, 1, 1), GGML_STATUS_SUCCESS);
+}
+
+TEST(PlugIn, RefusesToObserveKeysWhosePositionsItCannotRead) {
+  Cache ours = Cache::Ours(PolicyOf("f16"));
+  ASSERT_EQ(Observe(), 0);
+  EXPECT_EQ(ours.WriteTurnedKeys(64, GGML_TYPE_I32), GGML_STATUS_SUCCESS);
+  EXPECT_EQ(ours.WriteTurnedKeys(64, GGML_TYPE_F32), GGML_STATUS_FAILED);
+  EXPECT_NE(StatusText().find("the positions of RoPE are f32"), std::string::npos);
+  Observed("", nullptr, 0);  // too little was seen, which ends it all the same
+  EXPECT_EQ(ours.WriteTurnedKeys(64, GGML_TYPE_F32), GGML_STATUS_SUCCESS) << "nobody asks for them";
 }
 
 TEST(PlugIn, RefusesQuantisedCacheTensorsAndKeysWithoutValues) {
