@@ -14,6 +14,7 @@
 #include "profile_store.h"
 #include "run_child.h"
 #include "run_guard.h"
+#include "temporary_file.h"
 
 namespace polarquant::cli {
 namespace {

@@ -127,15 +127,15 @@ struct TuneCommand {
 int RunTune(const GlobalOptions& global, const TuneCommand& options) {
   SetUpLlama(global.verbose);
   CatchInterrupts();
-  const std::string path = options.output.empty()
-                               ? ProfilePath(IdentifyModel(options.model).fingerprint).string()
-                               : options.output;
+  const ModelName name = IdentifyModel(options.model);
+  const std::string path =
+      options.output.empty() ? ProfilePath(name.fingerprint).string() : options.output;
   ModelProfile profile;
   if (options.if_missing && std::filesystem::exists(path)) {
     profile = ModelProfile::Load(path);
   } else {
     const Plugin plugin(FindPlugin(global.plugin));
-    profile = MakeProfile(options.model, plugin, options.tune);
+    profile = MakeProfile(options.model, name, plugin, options.tune);
     profile.Save(path);
   }
   Json json = Describe(profile);
