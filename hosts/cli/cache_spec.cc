@@ -77,6 +77,7 @@ std::vector<CacheSpec> ParseCaches(const CacheOptions& options) {
     CacheSpec spec;
     spec.label = std::filesystem::path(path).filename().string();
     spec.policy = Policy::Load(path);
+    spec.policy_file = std::filesystem::absolute(path).string();
     add(std::move(spec));
   }
   if (specs.empty()) {

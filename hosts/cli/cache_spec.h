@@ -30,7 +30,8 @@ struct CacheSpec {
   bool stock = false;     // llama.cpp's own cache
   std::string stock_key;  // ggml type names, only for stock caches
   std::string stock_value;
-  Policy policy;  // only for ours
+  Policy policy;            // only for ours
+  std::string policy_file;  // where it was read, if --policy named it
 };
 
 // Throws Error(kFormat) naming the word that is wrong and the words allowed, Error(kParameter) for

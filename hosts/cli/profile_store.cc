@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <optional>
 #include <random>
 
 #include "interrupt.h"
@@ -152,10 +151,11 @@ fs::path ProfilePath(const std::string& fingerprint) {
   return folder / (fingerprint + ".safetensors");
 }
 
-void AttachProfiles(std::vector<CacheSpec>& specs, const ProfileOptions& options,
-                    const std::vector<std::string>& model_paths, const LoadPlugin& load_plugin,
-                    int num_threads) {
-  std::optional<std::vector<std::string>> profiles;  // the same for all caches
+std::vector<std::string> AttachProfiles(std::vector<CacheSpec>& specs,
+                                        const ProfileOptions& options,
+                                        const std::vector<std::string>& model_paths,
+                                        const LoadPlugin& load_plugin, int num_threads) {
+  std::vector<std::string> profiles;
   for (CacheSpec& spec : specs) {
     if (spec.stock || !spec.policy.needs_profile() || !spec.policy.profiles.empty()) continue;
     if (options.none) {
@@ -171,9 +171,12 @@ void AttachProfiles(std::vector<CacheSpec>& specs, const ProfileOptions& options
                               "--profile FILE, or use --no-profile",
                               spec.label));
     }
-    if (!profiles) profiles = FindProfiles(options.files, model_paths, load_plugin, num_threads);
-    spec.policy.profiles = *profiles;
+    if (profiles.empty()) {
+      profiles = FindProfiles(options.files, model_paths, load_plugin, num_threads);
+    }
+    spec.policy.profiles = profiles;
   }
+  return profiles;
 }
 
 }  // namespace polarquant::cli

@@ -34,8 +34,10 @@ using LoadPlugin = std::function<const Plugin&()>;
 
 // Gives the policies that need profiles theirs: the files the user named, whose fingerprints must
 // be a model's, or the kept ones, made now (and said on standard error) where there are none.
-void AttachProfiles(std::vector<CacheSpec>& specs, const ProfileOptions& options,
-                    const std::vector<std::string>& model_paths, const LoadPlugin& load_plugin,
-                    int num_threads);
+// Returns the files, the same for all policies; policies that name theirs themselves keep them.
+std::vector<std::string> AttachProfiles(std::vector<CacheSpec>& specs,
+                                        const ProfileOptions& options,
+                                        const std::vector<std::string>& model_paths,
+                                        const LoadPlugin& load_plugin, int num_threads);
 
 }  // namespace polarquant::cli
