@@ -25,7 +25,8 @@ class Observer {
   // Ends, and writes what was seen to `path`: a profile without the model's name. Throws Error.
   void Finish(const std::string& path);
 
-  // Rows as they are written: `positions` may be null (no RoPE, or one we do not know).
+  // Rows as they are written: `positions` may be null (no RoPE, or one we do not know); cells then
+  // stand for them.
   void Keys(const KvTensor& tensor, std::span<const int64_t> cells, const float* rows,
             int64_t stride, const int32_t* positions);
   void Queries(const KvTensor& tensor, const AttentionCall& call);

@@ -5,8 +5,11 @@
 #include "plugin.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
+#include <filesystem>
 #include <memory>
 #include <numeric>
 #include <random>
@@ -21,6 +24,7 @@
 #include "ggml-cpp.h"
 #include "graph.h"
 #include "polarquant/error.h"
+#include "polarquant/model_profile.h"
 #include "settings.h"
 #include "status.h"
 
@@ -63,7 +67,8 @@ class Cache {
   }
 
   // Writes `count` rows of random numbers, the same for the same seed, at cells first, first+1...
-  ggml_status Write(int64_t first, int count, unsigned seed) {
+  // The first four rows are `sinks` times as large.
+  ggml_status Write(int64_t first, int count, unsigned seed, float sinks = 1.0f) {
     const ggml_context_ptr context = MakeContext();
     ggml_tensor* rows[2];
     ggml_cgraph* graph = ggml_new_graph(context.get());
@@ -76,7 +81,11 @@ class Cache {
     }
     const auto buffer = AllocateInputs(context.get());
     std::mt19937 random(seed);
-    for (ggml_tensor* row : rows) Randomise(row, random);
+    for (ggml_tensor* row : rows) {
+      Randomise(row, random);
+      auto* values = static_cast<float*>(row->data);
+      for (int i = 0; i < std::min(4, count) * kRowValues; ++i) values[i] *= sinks;
+    }
     auto* index = static_cast<int64_t*>(indices->data);
     std::iota(index, index + count, first);
     return ggml_backend_graph_compute(backend_.get(), graph);
@@ -324,6 +333,20 @@ TEST(PlugIn, RefusesAStateThatCouldNotBeSavedUntilTheCacheIsCleared) {
   EXPECT_EQ(ours.Write(300, 1, 1), GGML_STATUS_FAILED);
   ours.Clear();
   EXPECT_EQ(ours.Write(0, 1, 1), GGML_STATUS_SUCCESS);
+}
+
+TEST(PlugIn, ObservesNoSinksWhereNoRopeTellsPositions) {
+  const std::string path = testing::TempDir() + "observed." + std::to_string(getpid());
+  Cache ours = Cache::Ours(PolicyOf("f16"));
+  ASSERT_EQ(Observe(), 0);
+  ASSERT_EQ(ours.Write(0, 400, 3, /*sinks=*/100), GGML_STATUS_SUCCESS);
+  ours.Attend(300, 400);
+  char message[200];
+  ASSERT_EQ(Observed(path.c_str(), message, sizeof(message)), 0) << message;
+  const ModelProfile profile = ModelProfile::Load(path);
+  std::filesystem::remove(path);
+  EXPECT_EQ(profile.tokens, 384 - 4) << "the last 16 rows are too few for a page";
+  for (const float moment : profile.layers.at(0).key_moment) EXPECT_NEAR(moment, 1, 0.5);
 }
 
 TEST(PlugIn, RefusesToObserveKeysWhosePositionsItCannotRead) {
