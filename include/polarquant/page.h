@@ -20,10 +20,9 @@ class PageFormat {
   // The role decides the tile order: keys have tokens as lanes, values channels. page_tokens: 64,
   // 128 or 256. Throws Error(kUnsupported) for a head_dim or page_tokens outside the limits, for a
   // role that the codec does not store, and for values with a scheme that weighs keys against
-  // queries. `balance` [head_dim] is the head's
-  // balance scale (polarquant/key_profile.h), for a scheme that has one; without it the format
-  // knows its sizes, and encoding and decoding throw Error(kParameter). The rotating centre is not
-  // the page's business: rows come without it.
+  // queries. `balance` [head_dim] is the head's balance scale (polarquant/key_profile.h), for a
+  // scheme that has one; without it the format knows its sizes, and encoding and decoding throw
+  // Error(kParameter). The rotating centre is not the page's business: rows come without it.
   PageFormat(const Scheme& scheme, Role role, int head_dim, int page_tokens = 128,
              std::span<const float> balance = {});
   ~PageFormat();
