@@ -57,6 +57,11 @@ class RandomModels(unittest.TestCase):
                     self.assertLess(error, 0.3)
                     self.assertGreater(error, 0)
 
+    def test_a_model_without_words_says_that_it_reads_random_tokens(self):
+        process = support.run([support.COMMAND, "tune", "-m", self.model("dim64_gqa4"), "--tokens",
+                               512, "-o", self.here / "random"], support.stock())
+        self.assertIn("random tokens", process.stderr)
+
     def test_a_rotating_centre_without_rope_is_refused(self):
         env = support.owned("turbo4:center=rope/turbo4", profile=self.profile("alibi"))
         process = support.run([support.LOGITS, self.model("alibi"), "/dev/null", "p20"], env,

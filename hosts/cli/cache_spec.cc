@@ -19,10 +19,9 @@ constexpr std::array<std::string_view, 9> kStockTypes = {"f32",  "f16",    "bf16
                                                          "q4_1", "iq4_nl", "q5_0", "q5_1"};
 
 constexpr std::array<Preset, 3> kPresets = {{
-    {"small", "turbo3:balanced/turbo3", "a fifth of 16 bit; about as far from it as q4_0 and less"},
-    {"balanced", "turbo4:balanced/turbo4",
-     "the default: a quarter of 16 bit, hard to tell from it"},
-    {"precise", "q8_0:balanced/q8_0", "half of 16 bit, for those who want no difference"},
+    {"small", "turbo3:balanced/turbo3", "a fifth of 16 bit, and nearer to it than q4_0"},
+    {"balanced", "turbo4:balanced/turbo4", "the default: a good quarter of 16 bit"},
+    {"precise", "q8_0:balanced/q8_0", "a good half of 16 bit, not to be told from it"},
 }};
 
 std::string StockType(std::string_view word, std::string_view whole) {
@@ -78,6 +77,7 @@ std::vector<CacheSpec> ParseCaches(const CacheOptions& options) {
     CacheSpec spec;
     spec.label = std::filesystem::path(path).filename().string();
     spec.policy = Policy::Load(path);
+    spec.policy_file = std::filesystem::absolute(path).string();
     add(std::move(spec));
   }
   if (specs.empty()) {

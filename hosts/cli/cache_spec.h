@@ -2,7 +2,7 @@
 // Host: the command `polarquant`. A cache as people name it on the command line.
 //
 //   turbo4:center/turbo4   our schemes for keys and values      turbo4   one scheme for both
-//   small balanced precise presets                        (cache_spec.cc says what they stand for)
+//   small, balanced, precise   presets (`polarquant schemes` says what they stand for)
 //   stock:f16              llama.cpp's own cache, without us    stock:q8_0/q4_0  keys and values
 #pragma once
 
@@ -21,7 +21,7 @@ inline constexpr std::string_view kDefaultWithoutProfile = "turbo4:center/turbo4
 
 // Named caches, chosen by measurement (ARCHITECTURE.md).
 struct Preset {
-  std::string_view name, schemes, summary;
+  std::string_view name, schemes, summary;  // `polarquant schemes` prints them
 };
 std::span<const Preset> Presets();
 
@@ -30,7 +30,8 @@ struct CacheSpec {
   bool stock = false;     // llama.cpp's own cache
   std::string stock_key;  // ggml type names, only for stock caches
   std::string stock_value;
-  Policy policy;  // only for ours
+  Policy policy;            // only for ours
+  std::string policy_file;  // where it was read, if --policy named it
 };
 
 // Throws Error(kFormat) naming the word that is wrong and the words allowed, Error(kParameter) for

@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "polarquant/error.h"
-#include "run_child.h"
+#include "temporary_file.h"
 
 namespace polarquant::cli {
 namespace {

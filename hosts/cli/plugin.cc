@@ -16,6 +16,7 @@
 #include "paths.h"
 #include "polarquant/error.h"
 #include "run_child.h"
+#include "temporary_file.h"
 
 namespace polarquant::cli {
 namespace {

@@ -14,16 +14,6 @@ namespace {
 constexpr int kCell = 16, kLeft = 60, kTop = 40, kGap = 36;
 constexpr double kFullGain = 12.0;  // dB of the darkest colour
 
-struct Panel {
-  const char* title;
-  Normalisation normalisation;
-};
-constexpr Panel kPanels[] = {
-    {"center", {.center = true}},
-    {"balanced", {.center = true, .balance = true}},
-    {"balanced:center=rope", {.center = true, .balance = true, .rope = true}},
-};
-
 // White at 0, deep blue at kFullGain; red where it would lose.
 std::string Colour(double gain) {
   const double depth = std::clamp(std::abs(gain) / kFullGain, 0.0, 1.0);
@@ -47,7 +37,7 @@ void PlotGains(const ModelProfile& profile, const std::string& path) {
   for (const LayerProfile& layer : profile.layers) heads = std::max(heads, layer.num_kv_heads);
   const int columns = static_cast<int>(profile.layers.size());
   const int panel_height = heads * kCell + kGap;
-  const int num_panels = static_cast<int>(std::size(kPanels));
+  const int num_panels = static_cast<int>(std::size(kGainSteps));
   const int width = std::max(kLeft + columns * kCell + 20, 480);
   std::string svg = fmt::format(
       "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{0}\" height=\"{1}\" "
@@ -57,11 +47,11 @@ void PlotGains(const ModelProfile& profile, const std::string& path) {
       width, kTop + num_panels * panel_height, Escaped(profile.model), kFullGain);
   for (int p = 0; p < num_panels; ++p) {
     const int top = kTop + p * panel_height;
-    svg += fmt::format("<text x=\"10\" y=\"{}\">{}</text>\n", top + 10, kPanels[p].title);
+    svg += fmt::format("<text x=\"10\" y=\"{}\">{}</text>\n", top + 10, kGainSteps[p].name);
     for (int column = 0; column < columns; ++column) {
       const LayerProfile& layer = profile.layers[static_cast<size_t>(column)];
       for (int head = 0; head < layer.num_kv_heads; ++head) {
-        const double gain = layer.GainDb(head, kPanels[p].normalisation);
+        const double gain = layer.GainDb(head, kGainSteps[p].normalisation);
         svg += fmt::format(
             "<rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" fill=\"{}\"><title>layer {} "
             "kv_head {}: {:.2f} dB</title></rect>\n",

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Host: the command `polarquant`. A picture of a profile.
+// Host: the command `polarquant`. What a profile is worth, step by step, and a picture of it.
 #pragma once
 
 #include <string>
@@ -8,8 +8,19 @@
 
 namespace polarquant::cli {
 
-// Writes an SVG: predicted gain in dB, layers across and kv_heads down, one panel for `center`,
-// `balanced` and `balanced:center=rope` each. Throws Error(kHost) if it cannot be written.
+// What is done to keys before they are coded, each step on top of the one before.
+struct GainStep {
+  const char* name;
+  Normalisation normalisation;
+};
+inline constexpr GainStep kGainSteps[] = {
+    {"center", {.center = true}},
+    {"balanced", {.center = true, .balance = true}},
+    {"balanced:center=rope", {.center = true, .balance = true, .rope = true}},
+};
+
+// Writes an SVG: predicted gain in dB, layers across and kv_heads down, a panel for each step.
+// Throws Error(kHost) if it cannot be written.
 void PlotGains(const ModelProfile& profile, const std::string& path);
 
 }  // namespace polarquant::cli

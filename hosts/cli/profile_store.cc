@@ -6,12 +6,12 @@
 #include <algorithm>
 #include <random>
 
-#include "fingerprint.h"
 #include "interrupt.h"
 #include "llama_session.h"
 #include "paths.h"
 #include "polarquant/error.h"
 #include "report.h"
+#include "temporary_file.h"
 
 namespace polarquant::cli {
 namespace {
@@ -31,6 +31,8 @@ struct Reading {
 Reading TokensFor(const Model& model, const TuneOptions& options) {
   Reading reading;
   if (!model.has_words()) {
+    fmt::print(stderr, "polarquant: {} has no words and reads random tokens instead of text\n",
+               model.path());
     std::mt19937 random(1);
     for (int i = 0; i < options.num_tokens; ++i) {
       reading.tokens.push_back(
@@ -61,17 +63,55 @@ void CheckFingerprint(const ModelProfile& profile, const ModelName& model,
                   path, profile.model, profile.fingerprint, model.name, model.fingerprint));
 }
 
+// The profile's file for a model: the kept one, else one made now.
+std::string EnsureProfile(const std::string& model_path, const ModelName& name,
+                          const LoadPlugin& load_plugin, int num_threads) {
+  const fs::path path = ProfilePath(name.fingerprint);
+  if (fs::exists(path)) {
+    CheckFingerprint(ModelProfile::Load(path.string()), name, path.string());
+    return path.string();
+  }
+  fmt::print(stderr, "polarquant: no profile of {} yet, making one ({})\n", name.name,
+             path.string());
+  TuneOptions options;
+  options.num_threads = num_threads;
+  MakeProfile(model_path, name, load_plugin(), options).Save(path.string());
+  return path.string();
+}
+
+// A file the user named must be of one of the models, where these are known.
+std::string CheckProfile(const std::string& path, const std::vector<ModelName>& models) {
+  const ModelProfile profile = ModelProfile::Load(path);
+  const bool known = std::any_of(models.begin(), models.end(), [&](const ModelName& model) {
+    return model.fingerprint == profile.fingerprint;
+  });
+  if (!known && !models.empty()) CheckFingerprint(profile, models.front(), path);
+  return fs::absolute(path).string();
+}
+
+std::vector<std::string> FindProfiles(const std::vector<std::string>& named,
+                                      const std::vector<std::string>& model_paths,
+                                      const LoadPlugin& load_plugin, int num_threads) {
+  std::vector<ModelName> models;
+  for (const std::string& path : model_paths) models.push_back(IdentifyModel(path));
+  std::vector<std::string> found;
+  for (const std::string& path : named) found.push_back(CheckProfile(path, models));
+  for (size_t i = 0; i < models.size() && named.empty(); ++i) {
+    found.push_back(EnsureProfile(model_paths[i], models[i], load_plugin, num_threads));
+  }
+  return found;
+}
+
 }  // namespace
 
-ModelProfile MakeProfile(const std::string& model_path, const Plugin& plugin,
+ModelProfile MakeProfile(const std::string& model_path, const ModelName& name, const Plugin& plugin,
                          const TuneOptions& options) {
-  const ModelName name = IdentifyModel(model_path);
   const Model model(model_path, &plugin);
   const Reading reading = TokensFor(model, options);
   const CacheSpec exact = ParseCache("f16", 128, 4);
   const int context_tokens = std::min(kContextTokens, model.trained_context());
   Context context(model, exact, {context_tokens, kPieceTokens, kPieceTokens, options.num_threads});
-  const fs::path seen = CacheFolder() / fmt::format("observed.{}", ::getpid());
+  const TemporaryFile seen;
   ModelProfile profile;
   {
     Progress progress("tune", static_cast<double>(reading.tokens.size()));
@@ -90,10 +130,8 @@ ModelProfile MakeProfile(const std::string& model_path, const Plugin& plugin,
         progress.Update(static_cast<double>(start + piece + count), name.name);
       }
     }
-    plugin.Observed(seen.string());
-    profile = ModelProfile::Load(seen.string());
-    std::error_code ignored;
-    fs::remove(seen, ignored);
+    plugin.Observed(seen.path());
+    profile = ModelProfile::Load(seen.path());
   }
   profile.model = name.name;
   profile.architecture = name.architecture;
@@ -113,25 +151,11 @@ fs::path ProfilePath(const std::string& fingerprint) {
   return folder / (fingerprint + ".safetensors");
 }
 
-std::string EnsureProfile(const std::string& model_path, const LoadPlugin& load_plugin,
-                          int num_threads) {
-  const ModelName name = IdentifyModel(model_path);
-  const fs::path path = ProfilePath(name.fingerprint);
-  if (fs::exists(path)) {
-    CheckFingerprint(ModelProfile::Load(path.string()), name, path.string());
-    return path.string();
-  }
-  fmt::print(stderr, "polarquant: no profile of {} yet, making one ({})\n", name.name,
-             path.string());
-  TuneOptions options;
-  options.num_threads = num_threads;
-  MakeProfile(model_path, load_plugin(), options).Save(path.string());
-  return path.string();
-}
-
-void AttachProfiles(std::vector<CacheSpec>& specs, const ProfileOptions& options,
-                    const std::vector<std::string>& model_paths, const LoadPlugin& load_plugin,
-                    int num_threads) {
+std::vector<std::string> AttachProfiles(std::vector<CacheSpec>& specs,
+                                        const ProfileOptions& options,
+                                        const std::vector<std::string>& model_paths,
+                                        const LoadPlugin& load_plugin, int num_threads) {
+  std::vector<std::string> profiles;
   for (CacheSpec& spec : specs) {
     if (spec.stock || !spec.policy.needs_profile() || !spec.policy.profiles.empty()) continue;
     if (options.none) {
@@ -140,29 +164,19 @@ void AttachProfiles(std::vector<CacheSpec>& specs, const ProfileOptions& options
                               "there shall be none; choose another cache",
                               spec.label));
     }
-    for (const std::string& path : options.files) {
-      const ModelProfile profile = ModelProfile::Load(path);
-      const bool known =
-          std::any_of(model_paths.begin(), model_paths.end(), [&](const auto& model) {
-            return IdentifyModel(model).fingerprint == profile.fingerprint;
-          });
-      if (!known && !model_paths.empty()) {
-        CheckFingerprint(profile, IdentifyModel(model_paths.front()), path);
-      }
-      spec.policy.profiles.push_back(fs::absolute(path).string());
-    }
-    if (!options.files.empty()) continue;
-    if (model_paths.empty()) {
+    if (options.files.empty() && model_paths.empty()) {
       throw Error(ErrorCode::kParameter,
                   fmt::format("the cache {} needs a profile of the model, but the arguments do not "
                               "say which file the model is in (-m FILE); name the profile with "
                               "--profile FILE, or use --no-profile",
                               spec.label));
     }
-    for (const std::string& model : model_paths) {
-      spec.policy.profiles.push_back(EnsureProfile(model, load_plugin, num_threads));
+    if (profiles.empty()) {
+      profiles = FindProfiles(options.files, model_paths, load_plugin, num_threads);
     }
+    spec.policy.profiles = profiles;
   }
+  return profiles;
 }
 
 }  // namespace polarquant::cli

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cache_spec.h"
+#include "fingerprint.h"
 #include "plugin.h"
 #include "polarquant/model_profile.h"
 
@@ -22,7 +23,7 @@ struct TuneOptions {
 };
 
 // Reads the texts with the model and an exact cache of ours, and observes. Throws Error.
-ModelProfile MakeProfile(const std::string& model_path, const Plugin& plugin,
+ModelProfile MakeProfile(const std::string& model_path, const ModelName& name, const Plugin& plugin,
                          const TuneOptions& options);
 
 // Where the profile of a model of this fingerprint is kept.
@@ -31,14 +32,12 @@ std::filesystem::path ProfilePath(const std::string& fingerprint);
 // Loads a plug-in into this process when one is needed.
 using LoadPlugin = std::function<const Plugin&()>;
 
-// The profile's file for a model: the kept one, else one made now (said on standard error).
-std::string EnsureProfile(const std::string& model_path, const LoadPlugin& load_plugin,
-                          int num_threads);
-
 // Gives the policies that need profiles theirs: the files the user named, whose fingerprints must
-// be this model's, or the kept one.
-void AttachProfiles(std::vector<CacheSpec>& specs, const ProfileOptions& options,
-                    const std::vector<std::string>& model_paths, const LoadPlugin& load_plugin,
-                    int num_threads);
+// be a model's, or the kept ones, made now (and said on standard error) where there are none.
+// Returns the files, the same for all policies; policies that name theirs themselves keep them.
+std::vector<std::string> AttachProfiles(std::vector<CacheSpec>& specs,
+                                        const ProfileOptions& options,
+                                        const std::vector<std::string>& model_paths,
+                                        const LoadPlugin& load_plugin, int num_threads);
 
 }  // namespace polarquant::cli

@@ -6,7 +6,7 @@
 #include <fstream>
 
 #include "polarquant/error.h"
-#include "run_child.h"
+#include "temporary_file.h"
 
 namespace polarquant::cli {
 namespace {

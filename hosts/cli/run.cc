@@ -2,9 +2,9 @@
 // Host: the command `polarquant`. `run`: any llama.cpp program with our cache, or a failure that
 // says why not.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <cstdlib>
-#include <filesystem>
 #include <memory>
 
 #include "command.h"
@@ -14,6 +14,7 @@
 #include "profile_store.h"
 #include "run_child.h"
 #include "run_guard.h"
+#include "temporary_file.h"
 
 namespace polarquant::cli {
 namespace {
@@ -23,7 +24,7 @@ struct RunOptions {
   bool quiet = false;
 };
 
-Variables CacheVariables(const CacheOptions& options, const std::vector<CacheSpec>& specs) {
+void CheckCaches(const std::vector<CacheSpec>& specs) {
   if (specs.size() != 1) {
     throw Error(ErrorCode::kParameter,
                 fmt::format("run takes one cache, {} are named", specs.size()));
@@ -33,22 +34,20 @@ Variables CacheVariables(const CacheOptions& options, const std::vector<CacheSpe
                 fmt::format("--kv {} is llama.cpp's own cache; run the program without us",
                             specs.front().label));
   }
-  const Policy& policy = specs.front().policy;
-  std::string profiles;
-  for (const std::string& path : policy.profiles) {
-    if (!profiles.empty()) profiles += ":";
-    profiles += path;
-  }
-  const auto profile = profiles.empty() ? std::nullopt : std::optional(profiles);
-  if (!options.policies.empty()) {
-    // The plug-in reads those that the policy names itself.
-    const bool named = !Policy::Load(options.policies.front()).profiles.empty();
-    return {{"POLARQUANT_POLICY", std::filesystem::absolute(options.policies.front()).string()},
+}
+
+// `profiles` are those that the policy does not name itself.
+Variables CacheVariables(const CacheSpec& spec, const std::vector<std::string>& profiles) {
+  std::optional<std::string> profile;
+  if (!profiles.empty()) profile = fmt::format("{}", fmt::join(profiles, ":"));
+  if (!spec.policy_file.empty()) {
+    return {{"POLARQUANT_POLICY", spec.policy_file},
             {"POLARQUANT_KV", std::nullopt},
             {"POLARQUANT_WINDOW", std::nullopt},
             {"POLARQUANT_SINKS", std::nullopt},
-            {"POLARQUANT_PROFILE", named ? std::nullopt : profile}};
+            {"POLARQUANT_PROFILE", profile}};
   }
+  const Policy& policy = spec.policy;
   return {{"POLARQUANT_KV", policy.key.ToString() + "/" + policy.value.ToString()},
           {"POLARQUANT_WINDOW", std::to_string(policy.window_tokens)},
           {"POLARQUANT_SINKS", std::to_string(policy.sink_tokens)},
@@ -72,6 +71,7 @@ int RunRun(const GlobalOptions& global, const RunOptions& options) {
                 "model.gguf");
   }
   std::vector<CacheSpec> specs = ParseCaches(options.caches);
+  CheckCaches(specs);
   const std::string program = FindProgram(global.program.front());
   const std::vector<std::string> arguments(global.program.begin() + 1, global.program.end());
   const bool information = AsksForInformation(arguments);
@@ -87,17 +87,17 @@ int RunRun(const GlobalOptions& global, const RunOptions& options) {
 
   if (information) {
     // Nothing will be cached: no profile is made for a question.
-    for (CacheSpec& spec : specs) spec = ParseCache(kDefaultWithoutProfile, 0, 0);
+    specs.front() = ParseCache(kDefaultWithoutProfile, 0, 0);
   }
   std::unique_ptr<Plugin> loaded;
-  AttachProfiles(
+  const std::vector<std::string> profiles = AttachProfiles(
       specs, options.caches.profile, ModelsOf(arguments, environment),
       [&]() -> const Plugin& {
         loaded = std::make_unique<Plugin>(plugin);
         return *loaded;
       },
       DefaultThreads());
-  Variables variables = CacheVariables(options.caches, specs);
+  Variables variables = CacheVariables(specs.front(), profiles);
   const TemporaryFile status_file;
   const Handover handover = HandoverFor(program, arguments);
   variables.emplace_back("GGML_BACKEND_PATH", plugin);

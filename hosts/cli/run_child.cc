@@ -193,18 +193,4 @@ ChildEnd RunChild(const std::vector<std::string>& argv, const Variables& variabl
   return end;
 }
 
-TemporaryFile::TemporaryFile() {
-  path_ = (std::filesystem::temp_directory_path() / "polarquant-XXXXXX").string();
-  const int file = mkstemp(path_.data());
-  if (file < 0) {
-    throw Error(ErrorCode::kHost, fmt::format("cannot create {}: {}", path_, std::strerror(errno)));
-  }
-  close(file);
-}
-
-TemporaryFile::~TemporaryFile() {
-  std::error_code ignored;
-  std::filesystem::remove(path_, ignored);
-}
-
 }  // namespace polarquant::cli

@@ -53,17 +53,4 @@ std::string JudgeEnd(const StatusLog& log, const ChildEnd& end, const std::strin
 using Variables = std::vector<std::pair<std::string, std::optional<std::string>>>;
 ChildEnd RunChild(const std::vector<std::string>& argv, const Variables& variables, StatusLog& log);
 
-// A new empty file, removed at the end.
-class TemporaryFile {
- public:
-  TemporaryFile();
-  ~TemporaryFile();
-  TemporaryFile(const TemporaryFile&) = delete;
-  TemporaryFile& operator=(const TemporaryFile&) = delete;
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
-
 }  // namespace polarquant::cli

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "polarquant/error.h"
+#include "temporary_file.h"
 
 namespace polarquant::cli {
 namespace {

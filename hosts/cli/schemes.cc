@@ -11,6 +11,7 @@
 #include <memory>
 #include <optional>
 
+#include "cache_spec.h"
 #include "command.h"
 #include "polarquant/attention.h"
 #include "polarquant/codec.h"
@@ -134,7 +135,13 @@ int RunSchemes(const SchemesOptions& options) {
   report["refused"] = refused;
   std::string tail = "\n";
   for (const Json& row : refused) tail += row.at("cause").get<std::string>() + "\n";
-  tail += "Any scheme also takes :scale=norm, :scale=mse (turbo) or :rotate=none.\n";
+  tail += "Any scheme also takes :scale=norm, :scale=mse (turbo) or :rotate=none.\n\nPresets:\n";
+  report["presets"] = Json::array();
+  for (const Preset& each : Presets()) {
+    tail += fmt::format("{:<9} {:<23} {}\n", each.name, each.schemes, each.summary);
+    report["presets"].push_back(
+        {{"name", each.name}, {"kv", each.schemes}, {"summary", each.summary}});
+  }
   Report(report, heading + table.Print() + tail, options.json);
   return 0;
 }

@@ -2,6 +2,7 @@
 #include "self_check.h"
 
 #include <cmath>
+#include <memory>
 #include <numeric>
 #include <random>
 
@@ -28,6 +29,7 @@ class Case {
     config.num_cells = kCells;
     config.scheme = key;
     config.role = Role::kKey;
+    if (key.normalisation.needs_profile()) config.profile = MadeUpProfile();
     keys_ = std::make_unique<CellStore>(config);
     config.scheme = value;
     config.role = Role::kValue;
@@ -75,6 +77,14 @@ class Case {
   }
 
  private:
+  // Scales over an order of magnitude, as models have them.
+  std::shared_ptr<const KeyProfile> MadeUpProfile() {
+    auto profile = std::make_shared<KeyProfile>();
+    profile->balance = Normal(kKvHeads * head_dim_);
+    for (float& scale : profile->balance) scale = std::exp(0.5f * scale);
+    return profile;
+  }
+
   std::vector<float> Normal(int count) {
     std::normal_distribution<float> normal;
     std::vector<float> numbers(static_cast<size_t>(count));
@@ -102,8 +112,9 @@ class Case {
 std::vector<AttentionCheck> CheckAttention(int num_threads) {
   std::vector<AttentionCheck> checks;
   for (const int head_dim : {64, 80, 128}) {
-    for (const char* schemes : {"f16", "q8_0", "q4_0", "turbo4", "turbo4:center/turbo4",
-                                "turbo4:center/turbo3", "turbo3", "turbo2"}) {
+    for (const char* schemes :
+         {"f16", "q8_0", "q4_0", "turbo4", "turbo4:center/turbo4", "turbo4:balanced/turbo4",
+          "turbo4:center/turbo3", "turbo3", "turbo2"}) {
       if (*schemes == 'q' && head_dim % 32 != 0) continue;  // ggml's blocks are 32 values
       AttentionCheck check{schemes, head_dim, Case(schemes, head_dim).Run(num_threads), false};
       check.good = check.error <= kMaxAttentionError;  // false for NaN too

@@ -15,15 +15,6 @@
 namespace polarquant::cli {
 namespace {
 
-struct Step {
-  const char* name;
-  Normalisation normalisation;
-};
-constexpr Step kSteps[] = {
-    {"center", {.center = true}},
-    {"balanced", {.center = true, .balance = true}},
-    {"balanced:center=rope", {.center = true, .balance = true, .rope = true}},
-};
 // Above this the rotating centre is worth its time at reading: a predicted 1.3 dB brought nothing
 // on a real model, 2.0 and 2.6 did.
 constexpr double kWorthTurning = 1.75;  // dB over `balanced`, mean over heads
@@ -52,8 +43,8 @@ std::string RopeText(const Rope& rope) {
 }
 
 std::string Advice(const ModelProfile& profile) {
-  const double turning =
-      MeanGain(profile, kSteps[2].normalisation) - MeanGain(profile, kSteps[1].normalisation);
+  const double turning = MeanGain(profile, kGainSteps[2].normalisation) -
+                         MeanGain(profile, kGainSteps[1].normalisation);
   return turning > kWorthTurning
              ? fmt::format(
                    "This model's keys carry a constant that RoPE turns: "
@@ -69,7 +60,7 @@ Json Describe(const ModelProfile& profile) {
                {"text", profile.text},
                {"tokens", profile.tokens},
                {"page_tokens", profile.page_tokens}};
-  for (const Step& step : kSteps) {
+  for (const GainStep& step : kGainSteps) {
     json["mean_gain_db"][step.name] = MeanGain(profile, step.normalisation);
   }
   for (const LayerProfile& layer : profile.layers) {
@@ -77,7 +68,7 @@ Json Describe(const ModelProfile& profile) {
                 {"num_kv_heads", layer.num_kv_heads},
                 {"head_dim", layer.head_dim},
                 {"rope", RopeText(layer.rope)}};
-    for (const Step& step : kSteps) {
+    for (const GainStep& step : kGainSteps) {
       for (int head = 0; head < layer.num_kv_heads; ++head) {
         row["gain_db"][step.name].push_back(layer.GainDb(head, step.normalisation));
       }
@@ -88,15 +79,17 @@ Json Describe(const ModelProfile& profile) {
 }
 
 std::string PrintProfile(const ModelProfile& profile) {
-  Table table({"layer", "kv_head", "RoPE", "center", "balanced", "balanced:center=rope",
-               "scales from", "to"});
+  std::vector<std::string> heading = {"layer", "kv_head", "RoPE"};
+  for (const GainStep& step : kGainSteps) heading.emplace_back(step.name);
+  heading.insert(heading.end(), {"scales from", "to"});
+  Table table(std::move(heading));
   for (const LayerProfile& layer : profile.layers) {
     for (int head = 0; head < layer.num_kv_heads; ++head) {
       const auto first = layer.balance.begin() + static_cast<ptrdiff_t>(head) * layer.head_dim;
       const auto [low, high] = std::minmax_element(first, first + layer.head_dim);
       std::vector<std::string> row = {fmt::format("{}", layer.layer), fmt::format("{}", head),
                                       RopeText(layer.rope)};
-      for (const Step& step : kSteps) {
+      for (const GainStep& step : kGainSteps) {
         row.push_back(fmt::format("{:.2f}", layer.GainDb(head, step.normalisation)));
       }
       row.push_back(fmt::format("{:.3f}", *low));
@@ -105,7 +98,7 @@ std::string PrintProfile(const ModelProfile& profile) {
     }
   }
   std::vector<std::string> mean = {"mean", "", ""};
-  for (const Step& step : kSteps) {
+  for (const GainStep& step : kGainSteps) {
     mean.push_back(fmt::format("{:.2f}", MeanGain(profile, step.normalisation)));
   }
   mean.insert(mean.end(), {"", ""});
@@ -127,21 +120,21 @@ struct TuneCommand {
 int RunTune(const GlobalOptions& global, const TuneCommand& options) {
   SetUpLlama(global.verbose);
   CatchInterrupts();
-  const std::string path = options.output.empty()
-                               ? ProfilePath(IdentifyModel(options.model).fingerprint).string()
-                               : options.output;
+  const ModelName name = IdentifyModel(options.model);
+  const std::string path =
+      options.output.empty() ? ProfilePath(name.fingerprint).string() : options.output;
   ModelProfile profile;
   if (options.if_missing && std::filesystem::exists(path)) {
     profile = ModelProfile::Load(path);
   } else {
     const Plugin plugin(FindPlugin(global.plugin));
-    profile = MakeProfile(options.model, plugin, options.tune);
+    profile = MakeProfile(options.model, name, plugin, options.tune);
     profile.Save(path);
   }
   Json json = Describe(profile);
   json["file"] = path;
   std::string text = fmt::format("{}\n", path);
-  for (const Step& step : kSteps) {
+  for (const GainStep& step : kGainSteps) {
     text += fmt::format("  {:<22} {:5.2f} dB less error of logits\n", step.name,
                         MeanGain(profile, step.normalisation));
   }

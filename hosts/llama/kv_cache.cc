@@ -14,8 +14,21 @@
 
 namespace polarquant::llama {
 
+namespace {
+
+bool SubtractsRotatingCentre(const Policy& policy) {
+  return policy.key.normalisation.rope ||
+         std::any_of(policy.layers.begin(), policy.layers.end(),
+                     [](const LayerRule& rule) { return rule.key.normalisation.rope; });
+}
+
+}  // namespace
+
 KvCache::KvCache(Policy policy, Profiles profiles, uint64_t generation)
-    : policy_(std::move(policy)), profiles_(std::move(profiles)), generation_(generation) {}
+    : policy_(std::move(policy)),
+      needs_positions_(SubtractsRotatingCentre(policy_)),
+      profiles_(std::move(profiles)),
+      generation_(generation) {}
 
 std::unique_ptr<KvTensor> KvCache::Adopt(const ggml_tensor* tensor, const CacheName& name) {
   const std::string title = std::string(tensor->name) + ": ";

@@ -88,6 +88,8 @@ class KvCache {
   // What a view of the tensor tells about its heads. Throws Error if it cannot be served.
   void Learn(KvTensor& tensor, int64_t head_dim);
   CellStore& Store(KvTensor& tensor, int64_t stream);
+  // Whether rows of keys must come with their positions: a scheme subtracts a rotating centre.
+  bool needs_positions() const { return needs_positions_; }
   // The positions of the batch's rows, which the graph keeps in `tensor`. They are copied when the
   // batch is first seen: the graph may reuse that memory once all keys are turned.
   const std::vector<int32_t>& Positions(const ggml_tensor* tensor);
@@ -127,6 +129,7 @@ class KvCache {
 
   std::mutex mutex_;
   const Policy policy_;
+  const bool needs_positions_;
   const Profiles profiles_;
   std::set<std::string> profiles_used_;
   const uint64_t generation_;

@@ -17,13 +17,8 @@ constexpr size_t kFewestRows = 32;
 // The queries of the first tokens are unlike all others, and what they see is exact anyway.
 bool SeesSinksOnly(const AttentionCall& call, int query) {
   if (call.mask == nullptr) return call.num_cells <= kSinkTokens;
-  constexpr uint16_t kHidden = 0xfc00;  // -inf
   const uint16_t* row = call.mask + query * call.mask_stride;
-  int seen = 0;
-  for (int64_t cell = 0; cell < call.num_cells && seen <= kSinkTokens; ++cell) {
-    seen += row[cell] != kHidden ? 1 : 0;
-  }
-  return seen <= kSinkTokens;
+  return !SinksOfMask(row, call.mask_stride, 1, call.num_cells, kSinkTokens).empty();
 }
 
 }  // namespace
@@ -68,8 +63,10 @@ void Observer::Keys(const KvTensor& tensor, std::span<const int64_t> cells, cons
                     int64_t stride, const int32_t* positions) {
   const std::lock_guard lock(mutex_);
   if (!active_ || tensor.head_dim == 0) return;
-  const std::vector<int32_t> none(cells.size(), kSinkTokens);
-  if (positions == nullptr) positions = none.data();
+  // Where no RoPE tells positions, cells tell the first tokens: what is observed is one sequence at
+  // a time in a cache of its own, filled from its first cell.
+  const std::vector<int32_t> numbers(cells.begin(), cells.end());
+  if (positions == nullptr) positions = numbers.data();
   for (size_t first = 0; first < cells.size();) {
     size_t end = first + 1;
     while (end < cells.size() && cells[end] / kPageTokens == cells[first] / kPageTokens) ++end;

@@ -3,6 +3,7 @@
 // (polarquant/model_profile.h). Thread-safe.
 #pragma once
 
+#include <atomic>
 #include <map>
 #include <mutex>
 #include <string>
@@ -18,11 +19,14 @@ class Observer {
  public:
   static Observer& Get();
 
+  // Whether anybody wants to know: what prepares the calls below is not done for nothing.
+  bool active() const { return active_; }
   void Start();
   // Ends, and writes what was seen to `path`: a profile without the model's name. Throws Error.
   void Finish(const std::string& path);
 
-  // Rows as they are written: `positions` may be null (no RoPE, or one we do not know).
+  // Rows as they are written: `positions` may be null (no RoPE, or one we do not know); cells then
+  // stand for them.
   void Keys(const KvTensor& tensor, std::span<const int64_t> cells, const float* rows,
             int64_t stride, const int32_t* positions);
   void Queries(const KvTensor& tensor, const AttentionCall& call);
@@ -31,7 +35,7 @@ class Observer {
   KeyObserver& Of(const KvTensor& tensor);
 
   std::mutex mutex_;
-  bool active_ = false;
+  std::atomic<bool> active_ = false;  // changes under the mutex
   std::map<int, KeyObserver> layers_;
 };
 

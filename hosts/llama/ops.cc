@@ -144,6 +144,35 @@ AttentionCall CallOf(const ggml_tensor* node, const HeadsView& keys, int64_t ind
   return call;
 }
 
+// What RoPE turns by is read here, on the CPU.
+void RefuseUnreadableRope(const KvTensor& tensor, const ggml_tensor* rope) {
+  const auto check = [&](const char* what, const ggml_tensor* input, ggml_type type) {
+    const ggml_backend_buffer_t buffer = input->buffer;
+    if (input->type == type && (buffer == nullptr || ggml_backend_buffer_is_host(buffer))) return;
+    Refuse(tensor.name + ": the " + what + " of RoPE are " + ggml_type_name(input->type) + " in " +
+           (buffer == nullptr ? "unknown" : ggml_backend_buffer_name(buffer)) +
+           " memory; polarquant reads " + ggml_type_name(type) +
+           " in host memory; name no other device (-dev POLARQUANT)");
+  };
+  check("positions", rope->src[1], GGML_TYPE_I32);
+  if (rope->src[2] != nullptr) check("frequency factors", rope->src[2], GGML_TYPE_F32);
+}
+
+// Learns the frequencies of the RoPE that turned the rows of a write, and returns their positions;
+// null where no ROPE node tells them.
+const int32_t* LearnRope(HostCompute& host, KvTensor& tensor, const ggml_tensor* node) {
+  const ggml_tensor* rope = tensor.parsed.role == Role::kKey ? RopeOfWrite(node) : nullptr;
+  if (rope == nullptr) return nullptr;
+  RefuseUnreadableRope(tensor, rope);
+  if (!tensor.rope) tensor.rope = PairingOf(rope);
+  if (tensor.rope->frequencies.empty() && tensor.rope_trouble.empty()) {
+    FindFrequencies(host, rope, *tensor.rope, tensor.rope_trouble);
+  }
+  const ggml_tensor* positions = rope->src[1];
+  if (positions->ne[0] != node->src[0]->ne[1]) return nullptr;  // several a row
+  return tensor.cache->Positions(positions).data();
+}
+
 }  // namespace
 
 void WriteRows(HostCompute& host, ggml_tensor* node) {
@@ -162,17 +191,9 @@ void WriteRows(HostCompute& host, ggml_tensor* node) {
            std::to_string(tensor.row_values));
   }
   tensor.cache->BeginWrite(tensor, host.num_threads());
-  const int32_t* positions = nullptr;  // of the rows, where a ROPE node tells them
-  const ggml_tensor* rope = tensor.parsed.role == Role::kKey ? RopeOfWrite(node) : nullptr;
-  if (rope != nullptr) {
-    if (!tensor.rope) tensor.rope = PairingOf(rope);
-    if (tensor.rope->frequencies.empty() && tensor.rope_trouble.empty()) {
-      FindFrequencies(host, rope, *tensor.rope, tensor.rope_trouble);
-    }
-    if (rope->src[1]->ne[0] == rows->ne[1]) {
-      positions = tensor.cache->Positions(rope->src[1]).data();
-    }
-  }
+  const bool observing = tensor.parsed.role == Role::kKey && Observer::Get().active();
+  const int32_t* positions =
+      observing || tensor.cache->needs_positions() ? LearnRope(host, tensor, node) : nullptr;
   const int64_t count = rows->ne[1];
   const auto stride = static_cast<int64_t>(rows->nb[1] / sizeof(float));
   std::vector<int64_t> cells;
@@ -192,9 +213,7 @@ void WriteRows(HostCompute& host, ggml_tensor* node) {
     const int32_t* first_position = positions == nullptr ? nullptr : positions + first;
     CellStore& store = tensor.cache->Store(tensor, stream);
     store.Write(cells, first_row, stride, host.num_threads(), first_position);
-    if (tensor.parsed.role == Role::kKey) {
-      Observer::Get().Keys(tensor, cells, first_row, stride, first_position);
-    }
+    if (observing) Observer::Get().Keys(tensor, cells, first_row, stride, first_position);
     first = end;
   }
 }
@@ -209,8 +228,10 @@ void ComputeAttention(HostCompute& host, ggml_tensor* node) {
   LogAttention();
 
   const bool all_exact = AllExact(keys) && AllExact(values);
-  for (int64_t i = 0; i < keys.num_streams; ++i) {
-    Observer::Get().Queries(*keys.tensor, CallOf(node, keys, i));
+  if (Observer::Get().active()) {
+    for (int64_t i = 0; i < keys.num_streams; ++i) {
+      Observer::Get().Queries(*keys.tensor, CallOf(node, keys, i));
+    }
   }
   if (all_exact && Plugin::Get().settings().host_attention) {
     host.Compute(node);

@@ -5,8 +5,11 @@
 #include "plugin.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
+#include <filesystem>
 #include <memory>
 #include <numeric>
 #include <random>
@@ -21,6 +24,7 @@
 #include "ggml-cpp.h"
 #include "graph.h"
 #include "polarquant/error.h"
+#include "polarquant/model_profile.h"
 #include "settings.h"
 #include "status.h"
 
@@ -63,7 +67,8 @@ class Cache {
   }
 
   // Writes `count` rows of random numbers, the same for the same seed, at cells first, first+1...
-  ggml_status Write(int64_t first, int count, unsigned seed) {
+  // The first four rows are `sinks` times as large.
+  ggml_status Write(int64_t first, int count, unsigned seed, float sinks = 1.0f) {
     const ggml_context_ptr context = MakeContext();
     ggml_tensor* rows[2];
     ggml_cgraph* graph = ggml_new_graph(context.get());
@@ -76,9 +81,34 @@ class Cache {
     }
     const auto buffer = AllocateInputs(context.get());
     std::mt19937 random(seed);
-    for (ggml_tensor* row : rows) Randomise(row, random);
+    for (ggml_tensor* row : rows) {
+      Randomise(row, random);
+      auto* values = static_cast<float*>(row->data);
+      for (int i = 0; i < std::min(4, count) * kRowValues; ++i) values[i] *= sinks;
+    }
     auto* index = static_cast<int64_t*>(indices->data);
     std::iota(index, index + count, first);
+    return ggml_backend_graph_compute(backend_.get(), graph);
+  }
+
+  // Writes `count` keys that a ROPE node turned, by positions of this type.
+  ggml_status WriteTurnedKeys(int count, ggml_type positions) {
+    const ggml_context_ptr context = MakeContext();
+    ggml_tensor* rows = ggml_new_tensor_3d(context.get(), GGML_TYPE_F32, kHeadDim, kKvHeads, count);
+    ggml_tensor* by = ggml_new_tensor_1d(context.get(), GGML_TYPE_I32, count);
+    ggml_tensor* indices = ggml_new_tensor_1d(context.get(), GGML_TYPE_I64, count);
+    ggml_tensor* turned = ggml_rope_ext(context.get(), rows, by, nullptr, kHeadDim, 0, 0, 10000.0f,
+                                        1.0f, 0.0f, 1.0f, 32.0f, 1.0f);
+    ggml_tensor* write =
+        ggml_set_rows(context.get(), tensor(0),
+                      ggml_reshape_2d(context.get(), turned, kRowValues, count), indices);
+    const auto buffer = AllocateInputs(context.get());
+    ggml_backend_buffer_clear(buffer.get(), 0);
+    auto* index = static_cast<int64_t*>(indices->data);
+    std::iota(index, index + count, 0);
+    by->type = positions;
+    ggml_cgraph* graph = ggml_new_graph(context.get());
+    ggml_graph_add_node(graph, write);  // the turning itself is another backend's
     return ggml_backend_graph_compute(backend_.get(), graph);
   }
 
@@ -303,6 +333,30 @@ TEST(PlugIn, RefusesAStateThatCouldNotBeSavedUntilTheCacheIsCleared) {
   EXPECT_EQ(ours.Write(300, 1, 1), GGML_STATUS_FAILED);
   ours.Clear();
   EXPECT_EQ(ours.Write(0, 1, 1), GGML_STATUS_SUCCESS);
+}
+
+TEST(PlugIn, ObservesNoSinksWhereNoRopeTellsPositions) {
+  const std::string path = testing::TempDir() + "observed." + std::to_string(getpid());
+  Cache ours = Cache::Ours(PolicyOf("f16"));
+  ASSERT_EQ(Observe(), 0);
+  ASSERT_EQ(ours.Write(0, 400, 3, /*sinks=*/100), GGML_STATUS_SUCCESS);
+  ours.Attend(300, 400);
+  char message[200];
+  ASSERT_EQ(Observed(path.c_str(), message, sizeof(message)), 0) << message;
+  const ModelProfile profile = ModelProfile::Load(path);
+  std::filesystem::remove(path);
+  EXPECT_EQ(profile.tokens, 384 - 4) << "the last 16 rows are too few for a page";
+  for (const float moment : profile.layers.at(0).key_moment) EXPECT_NEAR(moment, 1, 0.5);
+}
+
+TEST(PlugIn, RefusesToObserveKeysWhosePositionsItCannotRead) {
+  Cache ours = Cache::Ours(PolicyOf("f16"));
+  ASSERT_EQ(Observe(), 0);
+  EXPECT_EQ(ours.WriteTurnedKeys(64, GGML_TYPE_I32), GGML_STATUS_SUCCESS);
+  EXPECT_EQ(ours.WriteTurnedKeys(64, GGML_TYPE_F32), GGML_STATUS_FAILED);
+  EXPECT_NE(StatusText().find("the positions of RoPE are f32"), std::string::npos);
+  Observed("", nullptr, 0);  // too little was seen, which ends it all the same
+  EXPECT_EQ(ours.WriteTurnedKeys(64, GGML_TYPE_F32), GGML_STATUS_SUCCESS) << "nobody asks for them";
 }
 
 TEST(PlugIn, RefusesQuantisedCacheTensorsAndKeysWithoutValues) {

@@ -4,17 +4,13 @@
 #include "polarquant/policy.h"
 
 #include <algorithm>
-#include <cerrno>
-#include <cstdio>
-#include <cstring>
-#include <fstream>
 #include <initializer_list>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <set>
 
 #include "polarquant/codec.h"
 #include "polarquant/error.h"
+#include "util/file.h"
 
 namespace polarquant {
 namespace {
@@ -215,14 +211,7 @@ std::string Policy::ToJson() const {
 }
 
 Policy Policy::Load(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) {
-    throw Error(ErrorCode::kHost, "cannot read the policy " + path + ": " + std::strerror(errno));
-  }
-  const std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-  if (file.bad()) {
-    throw Error(ErrorCode::kHost, "cannot read the policy " + path + ": " + std::strerror(errno));
-  }
+  const std::string text = ReadFile(path, "the policy");
   try {
     return Parse(text);
   } catch (const Error& error) {
@@ -230,25 +219,7 @@ Policy Policy::Load(const std::string& path) {
   }
 }
 
-void Policy::Save(const std::string& path) const {
-  // Written beside and renamed, so that a crash leaves the old file.
-  const std::string fresh = path + ".new";
-  {
-    std::ofstream file(fresh, std::ios::binary | std::ios::trunc);
-    file << ToJson() << '\n';
-    file.close();
-    if (!file) {
-      const std::string cause = std::strerror(errno);
-      std::remove(fresh.c_str());
-      throw Error(ErrorCode::kHost, "cannot write the policy " + fresh + ": " + cause);
-    }
-  }
-  if (std::rename(fresh.c_str(), path.c_str()) != 0) {
-    const std::string cause = std::strerror(errno);
-    std::remove(fresh.c_str());
-    throw Error(ErrorCode::kHost, "cannot write the policy " + path + ": " + cause);
-  }
-}
+void Policy::Save(const std::string& path) const { WriteFile(path, "the policy", ToJson() + '\n'); }
 
 void Policy::Check() const {
   CheckScheme("key", key, Role::kKey);

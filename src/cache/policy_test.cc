@@ -159,6 +159,7 @@ TEST_F(PolicyFile, NamesTheFileThatCannotBeReadWrittenOrParsed) {
     EXPECT_NE(Refusal(code, action).find(Path(name)), std::string::npos);
   };
   named(ErrorCode::kHost, "none.json", [&] { Policy::Load(Path("none.json")); });
+  named(ErrorCode::kHost, "", [&] { Policy::Load(Path("")); });  // a folder
   named(ErrorCode::kHost, "no/b.json", [&] { Policy().Save(Path("no/b.json")); });
   std::ofstream(Path("bad.json")) << "{\"sink\":4}";
   named(ErrorCode::kFormat, "bad.json", [&] { Policy::Load(Path("bad.json")); });

@@ -2,16 +2,13 @@
 // The profile's file: safetensors, that is a 64-bit length, a JSON header of that many bytes, and
 // the tensors it points at. Read strictly: every offset is checked before it is used.
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
-#include <fstream>
-#include <iterator>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 
 #include "polarquant/error.h"
 #include "polarquant/model_profile.h"
+#include "util/file.h"
 
 namespace polarquant {
 namespace {
@@ -206,11 +203,7 @@ ModelProfile ModelProfile::Parse(std::string_view bytes) {
 }
 
 ModelProfile ModelProfile::Load(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  const std::string bytes{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-  if (!file) {
-    throw Error(ErrorCode::kHost, "cannot read the profile " + path + ": " + std::strerror(errno));
-  }
+  const std::string bytes = ReadFile(path, "the profile");
   try {
     return Parse(bytes);
   } catch (const Error& error) {
@@ -218,17 +211,6 @@ ModelProfile ModelProfile::Load(const std::string& path) {
   }
 }
 
-void ModelProfile::Save(const std::string& path) const {
-  // Written beside and renamed, so that a crash leaves the old file.
-  const std::string fresh = path + ".new";
-  std::ofstream file(fresh, std::ios::binary | std::ios::trunc);
-  file << Print();
-  file.close();
-  if (!file || std::rename(fresh.c_str(), path.c_str()) != 0) {
-    const std::string cause = std::strerror(errno);
-    std::remove(fresh.c_str());
-    throw Error(ErrorCode::kHost, "cannot write the profile " + path + ": " + cause);
-  }
-}
+void ModelProfile::Save(const std::string& path) const { WriteFile(path, "the profile", Print()); }
 
 }  // namespace polarquant
