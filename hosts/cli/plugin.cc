@@ -125,7 +125,7 @@ void Plugin::Configure(const Policy& policy) const {
   if (code != 0) throw Error(static_cast<ErrorCode>(code), message.data());
 }
 
-void Plugin::Observe() const { observe_(); }
+void Plugin::Observe(bool dense) const { observe_(dense ? 1 : 0); }
 
 void Plugin::Observed(const std::string& path) const {
   std::array<char, 1024> message = {};

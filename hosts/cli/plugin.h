@@ -48,7 +48,7 @@ class Plugin {
   void Configure(const Policy& policy) const;
   PluginStatus Status() const;
   // Collects moments of queries and keys, and writes them as a profile.
-  void Observe() const;
+  void Observe(bool dense) const;
   void Observed(const std::string& path) const;
 
  private:

@@ -63,18 +63,17 @@ void CheckFingerprint(const ModelProfile& profile, const ModelName& model,
                   path, profile.model, profile.fingerprint, model.name, model.fingerprint));
 }
 
-// The profile's file for a model: the kept one, else one made now.
+// The profile's file for a model: the kept one if it has what is needed, else one made now.
 std::string EnsureProfile(const std::string& model_path, const ModelName& name,
-                          const LoadPlugin& load_plugin, int num_threads) {
+                          const LoadPlugin& load_plugin, const TuneOptions& options) {
   const fs::path path = ProfilePath(name.fingerprint);
   if (fs::exists(path)) {
-    CheckFingerprint(ModelProfile::Load(path.string()), name, path.string());
-    return path.string();
+    const ModelProfile profile = ModelProfile::Load(path.string());
+    CheckFingerprint(profile, name, path.string());
+    if (!options.dense || profile.has_dense()) return path.string();
   }
-  fmt::print(stderr, "polarquant: no profile of {} yet, making one ({})\n", name.name,
-             path.string());
-  TuneOptions options;
-  options.num_threads = num_threads;
+  fmt::print(stderr, "polarquant: no profile of {}{} yet, making one ({})\n", name.name,
+             options.dense ? " with dense maps" : "", path.string());
   MakeProfile(model_path, name, load_plugin(), options).Save(path.string());
   return path.string();
 }
@@ -91,13 +90,13 @@ std::string CheckProfile(const std::string& path, const std::vector<ModelName>& 
 
 std::vector<std::string> FindProfiles(const std::vector<std::string>& named,
                                       const std::vector<std::string>& model_paths,
-                                      const LoadPlugin& load_plugin, int num_threads) {
+                                      const LoadPlugin& load_plugin, const TuneOptions& options) {
   std::vector<ModelName> models;
   for (const std::string& path : model_paths) models.push_back(IdentifyModel(path));
   std::vector<std::string> found;
   for (const std::string& path : named) found.push_back(CheckProfile(path, models));
   for (size_t i = 0; i < models.size() && named.empty(); ++i) {
-    found.push_back(EnsureProfile(model_paths[i], models[i], load_plugin, num_threads));
+    found.push_back(EnsureProfile(model_paths[i], models[i], load_plugin, options));
   }
   return found;
 }
@@ -115,7 +114,7 @@ ModelProfile MakeProfile(const std::string& model_path, const ModelName& name, c
   ModelProfile profile;
   {
     Progress progress("tune", static_cast<double>(reading.tokens.size()));
-    plugin.Observe();
+    plugin.Observe(options.dense);
     for (size_t start = 0; start < reading.tokens.size();
          start += static_cast<size_t>(context_tokens)) {
       const size_t end =
@@ -156,6 +155,10 @@ std::vector<std::string> AttachProfiles(std::vector<CacheSpec>& specs,
                                         const std::vector<std::string>& model_paths,
                                         const LoadPlugin& load_plugin, int num_threads) {
   std::vector<std::string> profiles;
+  TuneOptions tune;
+  tune.num_threads = num_threads;
+  tune.dense = std::ranges::any_of(
+      specs, [](const CacheSpec& spec) { return !spec.stock && spec.policy.needs_dense(); });
   for (CacheSpec& spec : specs) {
     if (spec.stock || !spec.policy.needs_profile() || !spec.policy.profiles.empty()) continue;
     if (options.none) {
@@ -172,7 +175,7 @@ std::vector<std::string> AttachProfiles(std::vector<CacheSpec>& specs,
                               spec.label));
     }
     if (profiles.empty()) {
-      profiles = FindProfiles(options.files, model_paths, load_plugin, num_threads);
+      profiles = FindProfiles(options.files, model_paths, load_plugin, tune);
     }
     spec.policy.profiles = profiles;
   }

@@ -20,6 +20,7 @@ struct TuneOptions {
   std::vector<std::string> texts;  // files; the essay that comes with us if empty
   int num_tokens = 4096;
   int num_threads = 1;
+  bool dense = false;  // with dense maps
 };
 
 // Reads the texts with the model and an exact cache of ours, and observes. Throws Error.

@@ -126,7 +126,8 @@ int RunTune(const GlobalOptions& global, const TuneCommand& options) {
   ModelProfile profile;
   if (options.if_missing && std::filesystem::exists(path)) {
     profile = ModelProfile::Load(path);
-  } else {
+  }
+  if (profile.layers.empty() || (options.tune.dense && !profile.has_dense())) {
     const Plugin plugin(FindPlugin(global.plugin));
     profile = MakeProfile(options.model, name, plugin, options.tune);
     profile.Save(path);
@@ -179,6 +180,8 @@ Examples:
       ->type_name("N")
       ->check(CLI::Range(512, 1 << 24))
       ->capture_default_str();
+  command->add_flag("--dense", options->tune.dense,
+                    "Add dense maps, for schemes like turbo4:dense; takes longer");
   command->add_flag("--if-missing", options->if_missing, "Leave a profile that is there as it is");
   AddThreadsOption(*command, options->tune.num_threads);
   AddJsonOption(*command, options->json);

@@ -49,9 +49,9 @@ int Configure(const char* policy_json, char* error, size_t error_bytes) {
   });
 }
 
-int Observe() {
-  return Guarded(static_cast<int>(ErrorCode::kHost), [] {
-    Observer::Get().Start();
+int Observe(int dense) {
+  return Guarded(static_cast<int>(ErrorCode::kHost), [&] {
+    Observer::Get().Start(dense != 0);
     return 0;
   });
 }

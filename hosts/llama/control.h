@@ -7,7 +7,7 @@
 namespace polarquant::llama {
 
 int Configure(const char* policy_json, char* error, size_t error_bytes);
-int Observe();
+int Observe(int dense);
 int Observed(const char* path, char* error, size_t error_bytes);
 size_t WriteStatus(char* json, size_t json_bytes);
 

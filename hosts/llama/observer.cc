@@ -28,9 +28,10 @@ Observer& Observer::Get() {
   return observer;
 }
 
-void Observer::Start() {
+void Observer::Start(bool dense) {
   const std::lock_guard lock(mutex_);
   layers_.clear();
+  dense_ = dense;
   active_ = true;
 }
 
@@ -55,7 +56,7 @@ KeyObserver& Observer::Of(const KvTensor& tensor) {
   const int num_kv_heads = static_cast<int>(tensor.row_values / tensor.head_dim);
   return layers_
       .try_emplace(tensor.parsed.layer, tensor.parsed.layer, num_kv_heads, tensor.head_dim,
-                   tensor.rope.value_or(Rope{}))
+                   tensor.rope.value_or(Rope{}), dense_)
       .first->second;
 }
 

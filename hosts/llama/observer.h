@@ -21,7 +21,7 @@ class Observer {
 
   // Whether anybody wants to know: what prepares the calls below is not done for nothing.
   bool active() const { return active_; }
-  void Start();
+  void Start(bool dense);
   // Ends, and writes what was seen to `path`: a profile without the model's name. Throws Error.
   void Finish(const std::string& path);
 
@@ -36,6 +36,7 @@ class Observer {
 
   std::mutex mutex_;
   std::atomic<bool> active_ = false;  // changes under the mutex
+  bool dense_ = false;
   std::map<int, KeyObserver> layers_;
 };
 

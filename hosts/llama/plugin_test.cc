@@ -338,7 +338,7 @@ TEST(PlugIn, RefusesAStateThatCouldNotBeSavedUntilTheCacheIsCleared) {
 TEST(PlugIn, ObservesNoSinksWhereNoRopeTellsPositions) {
   const std::string path = testing::TempDir() + "observed." + std::to_string(getpid());
   Cache ours = Cache::Ours(PolicyOf("f16"));
-  ASSERT_EQ(Observe(), 0);
+  ASSERT_EQ(Observe(0), 0);
   ASSERT_EQ(ours.Write(0, 400, 3, /*sinks=*/100), GGML_STATUS_SUCCESS);
   ours.Attend(300, 400);
   char message[200];
@@ -351,7 +351,7 @@ TEST(PlugIn, ObservesNoSinksWhereNoRopeTellsPositions) {
 
 TEST(PlugIn, RefusesToObserveKeysWhosePositionsItCannotRead) {
   Cache ours = Cache::Ours(PolicyOf("f16"));
-  ASSERT_EQ(Observe(), 0);
+  ASSERT_EQ(Observe(0), 0);
   EXPECT_EQ(ours.WriteTurnedKeys(64, GGML_TYPE_I32), GGML_STATUS_SUCCESS);
   EXPECT_EQ(ours.WriteTurnedKeys(64, GGML_TYPE_F32), GGML_STATUS_FAILED);
   EXPECT_NE(StatusText().find("the positions of RoPE are f32"), std::string::npos);

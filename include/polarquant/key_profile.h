@@ -12,6 +12,15 @@
 // Channels that RoPE turns into each other must share one scale, or it would drift with position:
 // their moments are averaged first.
 //
+// Dense map. With any invertible A the error is proportional to tr(A^-T Q A^-1) tr(A V A^T), Q and
+// V the second moments of queries and centred keys. With Q = S S and S V S = U L U^T it is least
+// for
+//
+//   A = L^(-1/4) U^T S
+//
+// which gives both the moments L^(1/2): the balanced realisation of control theory (Moore 1981).
+// The moments are those after RoPE, over many positions.
+//
 // Rotating centre. Before RoPE, a head's keys have a mean (a bias, mostly). After it the mean turns
 // with the position: m_t = RoPE_t(mean), which is subtracted before coding and whose share of the
 // logit, <q, m_t>, is added back exactly.
@@ -45,6 +54,8 @@ struct KeyProfile {
   // [num_kv_heads][head_dim], before RoPE; 0 where a channel does not turn. Empty if unknown.
   std::vector<float> mean;
   Rope rope;
+  // [num_kv_heads][head_dim][head_dim], row by row: the dense map and its inverse. Both or neither.
+  std::vector<float> dense, dense_inverse;
 
   // Throws Error(kParameter) naming the first value that is not finite or out of range, or a length
   // that does not fit.

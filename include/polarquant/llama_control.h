@@ -29,8 +29,10 @@ typedef size_t (*polarquant_status_t)(char* json, size_t json_bytes);
 
 // "polarquant_observe": starts to collect the moments of queries and keys of every layer that
 // attends over our caches. Use exact ones (f16), and texts that fill whole pages of 128 tokens.
+// `dense` other than 0: whole second moments as well, which dense maps need and which take
+// head_dim times the work.
 #define POLARQUANT_OBSERVE "polarquant_observe"
-typedef int (*polarquant_observe_t)(void);  // NOLINT(modernize-redundant-void-arg): this is C
+typedef int (*polarquant_observe_t)(int dense);
 
 // "polarquant_observed": ends collecting, and writes the profile (model_profile.h; the model's name
 // and fingerprint are left empty) to `path`. Returns 0, or an ErrorCode with the message in

@@ -14,6 +14,10 @@
 //   layers.N.balance          the balance scale over key_variance
 //   layers.N.balance_turned   the balance scale over turned_variance
 //
+// and, if asked for, the f32 tensor [num_kv_heads * head_dim][head_dim]
+//
+//   layers.N.dense            the dense maps
+//
 // FORMAT.md has the rest. Plain data; functions are thread-safe.
 #pragma once
 
@@ -34,6 +38,7 @@ struct LayerProfile {
   std::vector<float> query_moment, key_moment, key_variance, turned_variance;
   std::vector<float> mean;
   std::vector<float> balance, balance_turned;
+  std::vector<float> dense;  // [num_kv_heads][head_dim][head_dim], or empty
 
   // By how many dB the logit error of a kv_head's quantised keys falls, for the same codec.
   double GainDb(int kv_head, const Normalisation& normalisation) const;
@@ -54,6 +59,7 @@ struct ModelProfile {
 
   // Null if the layer has no keys of its own.
   const LayerProfile* Find(int layer) const;
+  bool has_dense() const;  // maps for every layer
 
   // Throws Error(kHost) if the file cannot be read or written, Error(kFormat) if it is not a
   // profile, naming what is wrong.
@@ -71,10 +77,19 @@ struct ModelProfile {
 std::vector<float> BalanceScale(const Rope& rope, const float* query_moment,
                                 const float* key_variance, int head_dim);
 
+// The dense map of one kv_head from the second moments of its queries and centred keys, symmetric
+// [head_dim][head_dim]: A = L^(-1/4) U^T S (key_profile.h), scaled so that keys keep their energy.
+// Directions that nothing uses are bounded, so A is invertible whatever was observed.
+std::vector<float> DenseMap(const std::vector<double>& query_moments,
+                            const std::vector<double>& key_covariance, int head_dim);
+// Of each of the maps one after another.
+std::vector<float> InverseMaps(const std::vector<float>& maps, int head_dim);
+
 // Collects the moments of one layer from queries and keys as attention sees them, after RoPE.
 class KeyObserver {
  public:
-  KeyObserver(int layer, int num_kv_heads, int head_dim, Rope rope);
+  // `dense`: whole second moments as well, for dense maps; head_dim times the work.
+  KeyObserver(int layer, int num_kv_heads, int head_dim, Rope rope, bool dense = false);
 
   // `count` queries of all heads: q[n * stride + h * head_stride], num_q_heads a multiple of
   // num_kv_heads.
@@ -95,7 +110,9 @@ class KeyObserver {
   int layer_, num_kv_heads_, head_dim_;
   Rope rope_;
   std::vector<double> queries_, keys_, within_;  // sums of squares
-  std::vector<Turned> turned_;                   // [num_kv_heads][rope.dims / 2]
+  // Sums of products [num_kv_heads][head_dim][head_dim], the lower halves; empty unless dense.
+  std::vector<double> query_products_, key_products_;
+  std::vector<Turned> turned_;  // [num_kv_heads][rope.dims / 2]
   int64_t num_queries_ = 0, num_keys_ = 0;
 };
 

@@ -15,16 +15,22 @@ namespace polarquant {
 
 inline constexpr int kMaxPageTokens = 256;
 
+// How a head's centred keys are weighed against its queries before they are rotated.
+struct KeyMap {
+  std::span<const float> balance;               // [head_dim], for `balance`
+  std::span<const float> dense, dense_inverse;  // [head_dim][head_dim], for `dense`
+};
+
 class PageFormat {
  public:
   // The role decides the tile order: keys have tokens as lanes, values channels. page_tokens: 64,
   // 128 or 256. Throws Error(kUnsupported) for a head_dim or page_tokens outside the limits, for a
   // role that the codec does not store, and for values with a scheme that weighs keys against
-  // queries. `balance` [head_dim] is the head's balance scale (polarquant/key_profile.h), for a
-  // scheme that has one; without it the format knows its sizes, and encoding and decoding throw
-  // Error(kParameter). The rotating centre is not the page's business: rows come without it.
+  // queries. `map` is the head's (polarquant/key_profile.h), for a scheme that has one; without it
+  // the format knows its sizes, and encoding and decoding throw Error(kParameter). The rotating
+  // centre is not the page's business: rows come without it.
   PageFormat(const Scheme& scheme, Role role, int head_dim, int page_tokens = 128,
-             std::span<const float> balance = {});
+             const KeyMap& map = {});
   ~PageFormat();
   PageFormat(PageFormat&&) noexcept;
   PageFormat& operator=(PageFormat&&) noexcept;
@@ -66,9 +72,10 @@ class PageFormat {
   // [count][head_dim]; and the mean in the original space (false and untouched if there is none).
   void DecodeCodes(const std::byte* page, int count, float* rows_rot) const;
   bool Mean(const std::byte* page, float* mean) const;
-  // 1 / balance scale [head_dim], by which queries are multiplied before they are rotated; empty
-  // when the scheme does not balance.
-  std::span<const float> inverse_balance() const;
+  // For attention: what keys were mapped by is undone on the queries instead, before they are
+  // rotated. `queries` [count][head_dim], in place. Nothing happens without a map.
+  void MapQueries(float* queries, int count) const;
+  size_t map_bytes() const;
 
   // Where the parts of a page lie, for kernels. Tile codecs (turbo2..4) keep their codes in tile
   // order (format/tile_layout.h) followed by scale_blocks() arrays of page_tokens f16 scales.

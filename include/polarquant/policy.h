@@ -34,6 +34,7 @@ struct Policy {
   std::vector<std::string> profiles;
 
   bool needs_profile() const;  // whether any scheme does
+  bool needs_dense() const;    // and dense maps in it
 
   // The scheme of a role in layer `layer` of `num_layers` (layers with a cache only).
   const Scheme& SchemeFor(Role role, int layer, int num_layers) const;

@@ -2,14 +2,16 @@
 // A scheme names how the rows of one role (keys or values) are stored: a codec and how rows are
 // prepared for it. Spelling, the same everywhere (command line, environment, policies, reports):
 //
-//   CODEC[:OPTION=VALUE...][:center|:balance|:balanced][:center=rope][:scale=mse|norm|unbiased]
-//        [:rotate=none]
+//   CODEC[:OPTION=VALUE...][:center|:balance|:balanced|:dense][:center=rope]
+//        [:scale=mse|norm|unbiased][:rotate=none]
 //
 //   turbo4                  normalise nothing, rotate, 4-bit Lloyd-Max codes, the EDEN scale
 //   turbo3:scale=mse        the same with three bits and the least-squares scale
 //   turbo4:center           the page's mean is subtracted first and kept in the page's header
 //   turbo4:balanced         the same, and channels are weighed against the queries: `center` and
 //                           `balance` together (keys only; needs a model's profile)
+//   turbo4:dense            `center`, and the best linear map in place of the best channel weights
+//                           (keys only; needs a profile made with --dense)
 //   turbo4:balanced:center=rope   and the head's constant, turned by RoPE, is subtracted before
 //   q8_0:rotate=none        ggml's block format on the bare row (by default rows are rotated
 //                           first, as llama.cpp does for its own quantised caches)
@@ -35,9 +37,10 @@ struct Normalisation {
   bool center = false;   // the mean of the page's rows is subtracted
   bool balance = false;  // then channels are multiplied by the head's balance scale
   bool rope = false;     // first of all RoPE_t(mean key of the head) is subtracted; implies center
+  bool dense = false;    // instead of balance: rows go through the head's dense map
 
-  bool any() const { return center || balance || rope; }
-  bool needs_profile() const { return balance || rope; }
+  bool any() const { return center || balance || rope || dense; }
+  bool needs_profile() const { return balance || rope || dense; }
   bool operator==(const Normalisation&) const = default;
 };
 

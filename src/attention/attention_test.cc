@@ -174,6 +174,8 @@ TEST(Attention, EveryPairOfSchemesMatchesTheReference) {
                            "turbo4:balanced",
                            "turbo3:balanced:center=rope",
                            "q8_0:balance:rotate=none",
+                           "turbo4:dense",
+                           "mixed3:balanced",
                            "turbo5:center=rope"};
   unsigned seed = 0;
   for (const char* key : schemes) {

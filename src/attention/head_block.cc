@@ -77,7 +77,7 @@ void HeadBlock::Start(const Setup& setup, int kv_head, const QueryBlock& block) 
     Pieces pieces{memory};
     pieces.Take(&queries_, rows * dim_k);
     queries_mapped_ = queries_;
-    if (keys.rotated || keys.balanced) pieces.Take(&queries_mapped_, rows * dim_k);
+    if (keys.rotated || keys.mapped) pieces.Take(&queries_mapped_, rows * dim_k);
     pieces.Take(&prepared_, static_cast<int64_t>(prepared_bytes));
     pieces.Take(&logits_, rows * chunk_pages_ * keys.page_tokens);
     pieces.Take(&scratch_, ScratchFloats(keys, values, rows_));
@@ -105,13 +105,7 @@ void HeadBlock::Start(const Setup& setup, int kv_head, const QueryBlock& block) 
     sum_[r] = poison;
   }
   if (queries_mapped_ != queries_) std::copy_n(queries_, rows * dim_k, queries_mapped_);
-  if (keys.balanced) {  // <q, k> = <q / s, s k>
-    const float* factors = keys.store->format(kv_head).inverse_balance().data();
-    for (int r = 0; r < rows_; ++r) {
-      float* query = queries_mapped_ + r * dim_k;
-      for (int64_t i = 0; i < dim_k; ++i) query[i] *= factors[i];
-    }
-  }
+  if (keys.mapped) keys.store->format(kv_head).MapQueries(queries_mapped_, rows_);
   if (keys.rotated) setup.kernels().rotate(queries_mapped_, dim_k, rows_, keys.head_dim);
   if (keys.tiles != nullptr) {
     keys.tiles->prepare(*keys.codec, queries_mapped_, dim_k, rows_, keys.head_dim, prepared_);

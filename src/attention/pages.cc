@@ -104,7 +104,8 @@ Side::Side(const Kernels& with, const CellStore& of)
       page_tokens(of.config().page_tokens),
       codes(!of.exact_only()),
       rotated(codes && of.config().scheme.rotate),
-      balanced(codes && of.config().scheme.normalisation.balance) {
+      mapped(codes &&
+             (of.config().scheme.normalisation.balance || of.config().scheme.normalisation.dense)) {
   if (codec->info.name == "q8_0") decode = with.decode_q8_0;
   if (codec->info.name == "q4_0") decode = with.decode_q4_0;
 }

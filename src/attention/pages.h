@@ -24,7 +24,7 @@ struct Side {
   int page_tokens = 0;
   bool codes = false;     // pages may have codes at all
   bool rotated = false;   // codes are in the rotated space
-  bool balanced = false;  // and queries are divided by the balance scale first
+  bool mapped = false;    // and queries are mapped first, against what keys were mapped by
 
   Side(const Kernels& with, const CellStore& of);
   bool centred() const;
@@ -38,7 +38,7 @@ const Codec* CodecNamed(std::string_view name);
 struct QueryRows {
   int rows;
   const float* plain;         // [rows][head_dim]
-  const float* mapped;        // balanced and rotated as the codes are
+  const float* mapped;        // and rotated as the codes are
   const std::byte* prepared;  // for tiles
 };
 

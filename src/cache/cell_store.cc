@@ -50,13 +50,16 @@ std::vector<PageFormat> FormatsOf(const CellStore::Config& config) {
   const KeyProfile* profile = config.profile.get();
   if (profile != nullptr) profile->Check(config.num_kv_heads, config.head_dim);
   const bool known = profile != nullptr && (!normalisation.balance || !profile->balance.empty()) &&
-                     (!normalisation.rope || !profile->mean.empty());
+                     (!normalisation.rope || !profile->mean.empty()) &&
+                     (!normalisation.dense || !profile->dense.empty());
   if (!known) {
     throw Error(ErrorCode::kParameter,
                 "scheme " + config.scheme.ToString() +
                     " needs the model's profile, which says how its keys are " +
-                    (normalisation.rope ? "centred" : "balanced") +
-                    "; make one with `polarquant tune`");
+                    (normalisation.rope    ? "centred"
+                     : normalisation.dense ? "mapped"
+                                           : "balanced") +
+                    "; make one with `polarquant tune" + (normalisation.dense ? " --dense`" : "`"));
   }
   if (normalisation.rope && profile->rope.dims > 0 && profile->rope.frequencies.empty()) {
     throw Error(ErrorCode::kParameter, "scheme " + config.scheme.ToString() +
@@ -65,9 +68,12 @@ std::vector<PageFormat> FormatsOf(const CellStore::Config& config) {
                                            config.scheme.codec + ":balanced");
   }
   for (size_t head = 0; head < static_cast<size_t>(config.num_kv_heads); ++head) {
-    std::span<const float> balance = profile->balance;
-    if (!balance.empty()) balance = balance.subspan(head * head_dim, head_dim);
-    formats.emplace_back(config.scheme, config.role, config.head_dim, config.page_tokens, balance);
+    const auto part = [&](std::span<const float> all, size_t size) {
+      return all.empty() ? all : all.subspan(head * size, size);
+    };
+    const KeyMap map = {part(profile->balance, head_dim), part(profile->dense, head_dim * head_dim),
+                        part(profile->dense_inverse, head_dim * head_dim)};
+    formats.emplace_back(config.scheme, config.role, config.head_dim, config.page_tokens, map);
   }
   return formats;
 }

@@ -189,6 +189,12 @@ Policy Policy::Parse(std::string_view json) {
   return policy;
 }
 
+bool Policy::needs_dense() const {
+  return key.normalisation.dense ||
+         std::any_of(layers.begin(), layers.end(),
+                     [](const LayerRule& rule) { return rule.key.normalisation.dense; });
+}
+
 bool Policy::needs_profile() const {
   return key.normalisation.needs_profile() ||
          std::any_of(layers.begin(), layers.end(),

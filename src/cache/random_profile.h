@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// A made-up profile, for tests: balance scales over an order of magnitude, a mean, and RoPE
-// over three quarters of the channels.
+// A made-up profile, for tests: balance scales over an order of magnitude, a mean, RoPE over three
+// quarters of the channels, and a dense map: a reflection of each head, then its balance scales.
 #pragma once
 
 #include <cmath>
 #include <memory>
 #include <random>
+#include <vector>
 
 #include "polarquant/key_profile.h"
 
@@ -25,6 +26,24 @@ inline std::shared_ptr<const KeyProfile> RandomProfile(int num_kv_heads, int hea
     profile->balance.push_back(std::exp(0.5f * normal(random)));
     const bool turns = i % head_dim < profile->rope.dims && i % 3 != 0;
     profile->mean.push_back(turns ? 2.0f * normal(random) : 0.0f);
+  }
+  for (int head = 0; head < num_kv_heads; ++head) {
+    std::vector<float> w;
+    double norm2 = 0;
+    for (int i = 0; i < head_dim; ++i) {
+      w.push_back(normal(random));
+      norm2 += static_cast<double>(w.back()) * static_cast<double>(w.back());
+    }
+    const float* scales = profile->balance.data() + head * head_dim;
+    for (int i = 0; i < head_dim * head_dim; ++i) {
+      const int row = i / head_dim, column = i % head_dim;
+      const double reflected = (row == column ? 1.0 : 0.0) -
+                               2.0 / norm2 * static_cast<double>(w[static_cast<size_t>(row)]) *
+                                   static_cast<double>(w[static_cast<size_t>(column)]);
+      profile->dense.push_back(static_cast<float>(reflected * static_cast<double>(scales[row])));
+      profile->dense_inverse.push_back(
+          static_cast<float>(reflected / static_cast<double>(scales[column])));
+    }
   }
   return profile;
 }

@@ -130,7 +130,7 @@ MemoryUse CellStore::Impl::Memory() const {
   use.bookkeeping_bytes = sizeof(Impl) + pages.capacity() * sizeof(pages[0]);
   for (const RotatingCentre& centre : centres) use.bookkeeping_bytes += centre.bytes();
   for (const PageFormat& one : formats) {
-    use.bookkeeping_bytes += 2 * one.inverse_balance().size_bytes();
+    use.bookkeeping_bytes += one.map_bytes();
   }
   OsPageCount exact_pages, code_pages;
   size_t own_headers = 0;  // lie among the codes; counted once, as headers

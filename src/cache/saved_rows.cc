@@ -8,9 +8,9 @@
 //   coded row   u16 0x7e51 (a NaN, which no exact row holds), u16 tag of the scheme, then for each
 //               kv_head its record and the header of its page; zeros to the end
 //
-// The tag is FNV-1a of "SCHEME/head_dim", and of the balance scales where there are some, folded to
-// 16 bits: a row saved under another scheme or profile is refused, not misread. Little endian
-// throughout.
+// The tag is FNV-1a of "SCHEME/head_dim", and of the balance scales or the dense map where there
+// are some, folded to 16 bits: a row saved under another scheme or profile is refused, not misread.
+// Little endian throughout.
 #include <algorithm>
 #include <cstring>
 #include <string>
@@ -48,9 +48,11 @@ uint16_t CellStore::Impl::SchemeTag(const Config& config) {
   };
   const std::string text = config.scheme.ToString() + "/" + std::to_string(config.head_dim);
   add(text.data(), text.size());
-  if (config.scheme.normalisation.balance) {
-    add(config.profile->balance.data(), config.profile->balance.size() * sizeof(float));
-  }
+  const auto add_values = [&add](const std::vector<float>& values) {
+    add(values.data(), values.size() * sizeof(float));
+  };
+  if (config.scheme.normalisation.balance) add_values(config.profile->balance);
+  if (config.scheme.normalisation.dense) add_values(config.profile->dense);
   return static_cast<uint16_t>(hash >> 16 ^ hash);
 }
 

@@ -65,7 +65,7 @@ class MixedCoder final : public Coder {
  public:
   MixedCoder(const Scheme& scheme, const RowShape& shape, int half_bits)
       : rule_(scheme.scale_rule),
-        by_queries_(scheme.normalisation.balance),
+        by_queries_(scheme.normalisation.balance || scheme.normalisation.dense),
         head_dim_(shape.head_dim),
         row_bits_(shape.head_dim * half_bits / 2) {}
 

@@ -29,8 +29,8 @@ std::string MessageOf(const std::string& text) {
 std::vector<std::string> AllSchemes() {
   std::vector<std::string> all;
   for (const CodecInfo& codec : Codecs()) {
-    for (const char* center :
-         {"", ":center", ":balance", ":balanced", ":center=rope", ":balanced:center=rope"}) {
+    for (const char* center : {"", ":center", ":balance", ":balanced", ":center=rope",
+                               ":balanced:center=rope", ":dense"}) {
       for (const char* scale : {"", ":scale=mse", ":scale=norm"}) {
         for (const char* rotate : {"", ":rotate=none"}) {
           if (*center != 0 && codec.code_bits >= 16) continue;
@@ -144,10 +144,14 @@ TEST(Scheme, NamesTheOffendingWordAndTheWordsAllowed) {
   EXPECT_NE(plain.find("scale=norm"), std::string::npos) << plain;
   EXPECT_NE(plain.find("f16 takes no modifier"), std::string::npos) << plain;
   const std::string block = MessageOf("q8_0:scale=mse");
-  EXPECT_NE(block.find("q8_0 takes center, balance, balanced, center=rope, rotate=none"),
+  EXPECT_NE(block.find("q8_0 takes center, balance, balanced, center=rope, dense, rotate=none"),
             std::string::npos)
       << block;
   EXPECT_NE(MessageOf("turbo9").find("turbo8"), std::string::npos);
+  for (const char* both :
+       {"turbo4:dense:balance", "turbo4:balanced:dense", "q8_0:dense:center=rope"}) {
+    EXPECT_NE(MessageOf(both).find("takes the place of balance"), std::string::npos) << both;
+  }
   EXPECT_NE(MessageOf("turbo4:center:center").find("once"), std::string::npos);
 }
 

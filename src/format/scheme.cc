@@ -32,6 +32,7 @@ constexpr std::string_view kCenterWord = "center";
 constexpr std::string_view kBalanceWord = "balance";
 constexpr std::string_view kBalancedWord = "balanced";  // both
 constexpr std::string_view kRopeWord = "center=rope";
+constexpr std::string_view kDenseWord = "dense";  // with center
 constexpr std::string_view kNoRotationWord = "rotate=none";
 
 std::string ValuesOf(const CodecOption& option) {
@@ -54,7 +55,9 @@ std::string AllowedModifiers(const CodecInfo& codec) {
     add(Concat({option.name, "=", ValuesOf(option)}));
   }
   if (codec.normalises) {
-    for (const auto word : {kCenterWord, kBalanceWord, kBalancedWord, kRopeWord}) add(word);
+    for (const auto word : {kCenterWord, kBalanceWord, kBalancedWord, kRopeWord, kDenseWord}) {
+      add(word);
+    }
   }
   if (codec.scale_rules) {
     for (const RuleName& rule : kRules) add(rule.modifier);
@@ -100,10 +103,12 @@ bool Apply(std::string_view word, const CodecInfo& codec, Scheme& scheme) {
     Normalisation& normalisation = scheme.normalisation;
     const bool center = word == kCenterWord, rope = word == kRopeWord;
     const bool balance = word == kBalanceWord, balanced = word == kBalancedWord;
-    normalisation.center |= center || balanced || rope;
+    const bool dense = word == kDenseWord;
+    normalisation.center |= center || balanced || rope || dense;
     normalisation.balance |= balance || balanced;
     normalisation.rope |= rope;
-    if (center || balance || balanced || rope) return true;
+    normalisation.dense |= dense;
+    if (center || balance || balanced || rope || dense) return true;
   }
   if (word == kNoRotationWord && codec.rotates) {
     scheme.rotate = false;
@@ -137,6 +142,9 @@ Scheme Scheme::Parse(std::string_view text) {
     seen += key;
     begin = end;
   }
+  if (scheme.normalisation.dense && (scheme.normalisation.balance || scheme.normalisation.rope)) {
+    Refuse(kDenseWord, text, "the dense map takes the place of balance and knows no center=rope");
+  }
   return scheme;
 }
 
@@ -163,11 +171,12 @@ std::string Scheme::ToString() const {
                                                           : std::to_string(set->second);
     text += Concat({":", option.name, "=", value});
   }
-  const auto& [center, balance, rope] = normalisation;
+  const auto& [center, balance, rope, dense] = normalisation;
   if (balance) text += Concat({":", center ? kBalancedWord : kBalanceWord});
+  if (dense) text += Concat({":", kDenseWord});
   if (rope) {
     text += Concat({":", kRopeWord});
-  } else if (center && !balance) {
+  } else if (center && !balance && !dense) {
     text += Concat({":", kCenterWord});
   }
   if (scale_rule != Scheme().scale_rule) {

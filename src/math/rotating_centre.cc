@@ -20,14 +20,22 @@ void KeyProfile::Check(int num_kv_heads, int head_dim) const {
     throw Error(ErrorCode::kParameter, "key profile: " + what);
   };
   const size_t values = static_cast<size_t>(num_kv_heads) * static_cast<size_t>(head_dim);
-  const auto check_size = [&](const std::vector<float>& list, const char* name) {
-    if (list.empty() || list.size() == values) return;
+  const auto check_size = [&](const std::vector<float>& list, const char* name, size_t needed) {
+    if (list.empty() || list.size() == needed) return;
     fail(std::string(name) + " has " + std::to_string(list.size()) + " values; " +
          std::to_string(num_kv_heads) + " heads of " + std::to_string(head_dim) + " need " +
-         std::to_string(values));
+         std::to_string(needed));
   };
-  check_size(balance, "balance");
-  check_size(mean, "mean");
+  check_size(balance, "balance", values);
+  check_size(mean, "mean", values);
+  check_size(dense, "dense", values * static_cast<size_t>(head_dim));
+  check_size(dense_inverse, "dense_inverse", dense.size());
+  for (const float value : dense) {
+    if (!std::isfinite(value)) fail("the dense map has a value that is not finite");
+  }
+  for (const float value : dense_inverse) {
+    if (!std::isfinite(value)) fail("the dense map cannot be inverted");
+  }
   for (const float scale : balance) {
     if (!(scale >= 1.0f / kLargestScale && scale <= kLargestScale)) {
       fail("balance scale " + std::to_string(scale) + " is not in [1/4096, 4096]");

@@ -75,8 +75,9 @@ struct PageFormat::Impl {
   size_t mean_bytes;  // of a header, before the coder's part of it
   size_t codes_bytes, header_offset, header_bytes, page_bytes;
   std::vector<float> balance, inverse_balance;
+  std::vector<float> dense, dense_inverse;
 
-  Impl(const Scheme& s, Role r, int d, int tokens, std::span<const float> scale)
+  Impl(const Scheme& s, Role r, int d, int tokens, const KeyMap& map)
       : scheme(Checked(s)),
         role(r),
         head_dim(d),
@@ -93,9 +94,14 @@ struct PageFormat::Impl {
         header_bytes(mean_bytes + coder->header_bytes()),
         page_bytes(RoundedUp(header_offset + num_groups() * header_bytes)) {
     CheckRole(scheme, codec.info, role);
-    if (!scheme.normalisation.balance || scale.empty()) return;
-    balance.assign(scale.begin(), scale.end());
-    for (const float s_i : scale) inverse_balance.push_back(1.0f / s_i);
+    if (scheme.normalisation.balance) {
+      balance.assign(map.balance.begin(), map.balance.end());
+      for (const float s_i : balance) inverse_balance.push_back(1.0f / s_i);
+    }
+    if (scheme.normalisation.dense) {
+      dense.assign(map.dense.begin(), map.dense.end());
+      dense_inverse.assign(map.dense_inverse.begin(), map.dense_inverse.end());
+    }
   }
 
   size_t num_rows() const { return static_cast<size_t>(page_tokens); }
@@ -148,20 +154,17 @@ struct PageFormat::Impl {
   // Stages 1 and 2 once the mean is gone, and back, `count` rows in place.
   void Map(float* rows, int count) const {
     MultiplyRows(balance, rows, count);
+    TransformRows(dense, Transposed::kNo, rows, count);
     if (scheme.rotate) kernels.rotate(rows, head_dim, count, head_dim);
   }
   void Unmap(float* rows, int count) const {
     if (scheme.rotate) kernels.unrotate(rows, head_dim, count, head_dim);
+    TransformRows(dense_inverse, Transposed::kNo, rows, count);
     MultiplyRows(inverse_balance, rows, count);
   }
   void MultiplyRows(const std::vector<float>& factors, float* rows, int count) const {
     if (!scheme.normalisation.balance) return;
-    if (static_cast<int>(factors.size()) != head_dim) {
-      throw Error(ErrorCode::kParameter,
-                  "scheme " + scheme.ToString() + " needs " + std::to_string(head_dim) +
-                      " balance scales of the head, " + std::to_string(factors.size()) +
-                      " were given; take them from the model's profile");
-    }
+    CheckMap("balance scales", factors.size(), static_cast<size_t>(head_dim));
     for (int r = 0; r < count; ++r, rows += head_dim) {
       for (int i = 0; i < head_dim; ++i) rows[i] *= factors[static_cast<size_t>(i)];
     }
@@ -183,6 +186,34 @@ struct PageFormat::Impl {
       coder->Learn(inside.data(), static_cast<int>(inside.size() / dim),
                    page + HeaderOffset(first) + mean_bytes);
     }
+  }
+
+  // rows = matrix * row, or its transpose * row, for each row; in double.
+  void TransformRows(const std::vector<float>& matrix, Transposed transposed, float* rows,
+                     int count) const {
+    if (!scheme.normalisation.dense) return;
+    const auto dim = static_cast<size_t>(head_dim);
+    CheckMap("values of the dense map", matrix.size(), dim * dim);
+    const size_t across = transposed == Transposed::kYes ? dim : 1;
+    const size_t down = transposed == Transposed::kYes ? 1 : dim;
+    float row[kMaxHeadDim];
+    for (int r = 0; r < count; ++r, rows += dim) {
+      for (size_t i = 0; i < dim; ++i) {
+        double sum = 0.0;
+        for (size_t j = 0; j < dim; ++j) {
+          sum += static_cast<double>(matrix[i * down + j * across]) * static_cast<double>(rows[j]);
+        }
+        row[i] = static_cast<float>(sum);
+      }
+      std::copy_n(row, dim, rows);
+    }
+  }
+  void CheckMap(const char* what, size_t given, size_t needed) const {
+    if (given == needed) return;
+    throw Error(ErrorCode::kParameter, "scheme " + scheme.ToString() + " needs " +
+                                           std::to_string(needed) + " " + what + ", " +
+                                           std::to_string(given) +
+                                           " were given; take them from the model's profile");
   }
 
   // Every row of a page, prepared and rotated: [page_tokens][head_dim].
@@ -237,8 +268,8 @@ struct PageFormat::Impl {
 };
 
 PageFormat::PageFormat(const Scheme& scheme, Role role, int head_dim, int page_tokens,
-                       std::span<const float> balance)
-    : impl_(std::make_unique<Impl>(scheme, role, head_dim, page_tokens, balance)) {}
+                       const KeyMap& map)
+    : impl_(std::make_unique<Impl>(scheme, role, head_dim, page_tokens, map)) {}
 PageFormat::~PageFormat() = default;
 PageFormat::PageFormat(PageFormat&&) noexcept = default;
 PageFormat& PageFormat::operator=(PageFormat&&) noexcept = default;
@@ -343,6 +374,15 @@ bool PageFormat::Mean(const std::byte* page, float* mean) const {
   return impl_->centred();
 }
 
-std::span<const float> PageFormat::inverse_balance() const { return impl_->inverse_balance; }
+// <q, k> = <A^-T q, A k>.
+void PageFormat::MapQueries(float* queries, int count) const {
+  impl_->MultiplyRows(impl_->inverse_balance, queries, count);
+  impl_->TransformRows(impl_->dense_inverse, Transposed::kYes, queries, count);
+}
+
+size_t PageFormat::map_bytes() const {
+  const size_t values = impl_->balance.size() + impl_->dense.size();
+  return 2 * values * sizeof(float);
+}
 
 }  // namespace polarquant

@@ -43,6 +43,31 @@ void AverageOverPairs(const Rope& rope, std::vector<double>& moments) {
   }
 }
 
+// Adds the products of (row - mean) to the lower half of a head's matrix, if there is one.
+void AddProducts(const float* row, const double* mean, int head_dim, int head,
+                 std::vector<double>& products) {
+  if (products.empty()) return;
+  std::vector<double> x(row, row + head_dim);
+  if (mean != nullptr) {
+    for (int i = 0; i < head_dim; ++i) x[static_cast<size_t>(i)] -= mean[i];
+  }
+  double* matrix = products.data() + int64_t{head} * head_dim * head_dim;
+  for (int i = 0; i < head_dim; ++i, matrix += head_dim) {
+    for (int j = 0; j <= i; ++j) matrix[j] += x[static_cast<size_t>(i)] * x[static_cast<size_t>(j)];
+  }
+}
+
+// The symmetric matrix of a head, of whose lower half the sums are.
+std::vector<double> WholeMoments(const std::vector<double>& products, int head, int head_dim) {
+  const auto dim = static_cast<size_t>(head_dim);
+  const double* lower = products.data() + static_cast<size_t>(head) * dim * dim;
+  std::vector<double> whole(dim * dim);
+  for (size_t i = 0; i < dim; ++i) {
+    for (size_t j = 0; j <= i; ++j) whole[i * dim + j] = whole[j * dim + i] = lower[i * dim + j];
+  }
+  return whole;
+}
+
 double MedianOf(std::vector<double> values) {
   if (values.empty()) return 1.0;
   const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
@@ -102,7 +127,8 @@ double LayerProfile::GainDb(int kv_head, const Normalisation& normalisation) con
 }
 
 KeyProfile LayerProfile::KeysFor(const Normalisation& normalisation) const {
-  return {normalisation.rope ? balance_turned : balance, mean, rope};
+  return {normalisation.rope ? balance_turned : balance, mean, rope, dense,
+          normalisation.dense ? InverseMaps(dense, head_dim) : std::vector<float>()};
 }
 
 const LayerProfile* ModelProfile::Find(int layer) const {
@@ -110,13 +136,20 @@ const LayerProfile* ModelProfile::Find(int layer) const {
   return found == layers.end() ? nullptr : &*found;
 }
 
-KeyObserver::KeyObserver(int layer, int num_kv_heads, int head_dim, Rope rope)
+bool ModelProfile::has_dense() const {
+  return std::ranges::none_of(layers, [](const auto& layer) { return layer.dense.empty(); });
+}
+
+KeyObserver::KeyObserver(int layer, int num_kv_heads, int head_dim, Rope rope, bool dense)
     : layer_(layer), num_kv_heads_(num_kv_heads), head_dim_(head_dim), rope_(std::move(rope)) {
   const size_t values = static_cast<size_t>(num_kv_heads) * static_cast<size_t>(head_dim);
   queries_.resize(values);
   keys_.resize(values);
   within_.resize(values);
   turned_.resize(static_cast<size_t>(num_kv_heads) * rope_.frequencies.size());
+  if (!dense) return;
+  query_products_.resize(values * static_cast<size_t>(head_dim));
+  key_products_.resize(values * static_cast<size_t>(head_dim));
 }
 
 void KeyObserver::AddQueries(const float* queries, int count, int64_t stride, int num_q_heads,
@@ -127,6 +160,7 @@ void KeyObserver::AddQueries(const float* queries, int count, int64_t stride, in
       const float* query = queries + n * stride + h * head_stride;
       double* sums = queries_.data() + int64_t{h / group} * head_dim_;
       for (int i = 0; i < head_dim_; ++i) sums[i] += Square(static_cast<double>(query[i]));
+      AddProducts(query, nullptr, head_dim_, h / group, query_products_);
     }
   }
   num_queries_ += count;
@@ -149,6 +183,17 @@ void KeyObserver::AddPage(const float* rows, int count, int64_t stride, const in
     within_[i] += squares - Square(sums[i]) * share;
   }
   num_keys_ += count;
+  if (!key_products_.empty()) {
+    std::vector<double> means(sums);
+    for (double& mean : means) mean *= share;
+    for (int r = 0; r < count; ++r) {
+      for (int head = 0; head < num_kv_heads_; ++head) {
+        const int first = head * head_dim_;
+        AddProducts(rows + r * stride + first, means.data() + first, head_dim_, head,
+                    key_products_);
+      }
+    }
+  }
   std::vector<Complex> turns(static_cast<size_t>(count));
   for (size_t p = 0; p < rope_.frequencies.size(); ++p) {
     Complex turn_sum = 0;
@@ -222,6 +267,11 @@ LayerProfile KeyObserver::Finish() const {
     };
     append(profile.key_variance, profile.balance);
     append(profile.turned_variance, profile.balance_turned);
+    if (query_products_.empty()) continue;
+    const std::vector<float> map =
+        DenseMap(WholeMoments(query_products_, head, head_dim_),
+                 WholeMoments(key_products_, head, head_dim_), head_dim_);
+    profile.dense.insert(profile.dense.end(), map.begin(), map.end());
   }
   return profile;
 }

@@ -31,6 +31,8 @@ constexpr Field kFields[] = {{"query_moment", &LayerProfile::query_moment},
                              {"balance", &LayerProfile::balance},
                              {"balance_turned", &LayerProfile::balance_turned}};
 
+constexpr const char* kDense = "dense";  // of files that have it
+
 struct PairingName {
   Rope::Pairing pairing;
   const char* name;
@@ -86,24 +88,26 @@ int64_t Count(const Json& metadata, const std::string& key) {
   return count;
 }
 
-// Reads one tensor of a layer, whose shape the first tensor sets.
+// Reads one tensor of a layer, whose shape the first tensor sets; `rows` f32 rows for each kv_head.
 void ReadTensor(const Json& header, const std::string& name, std::string_view data,
-                LayerProfile& layer, std::vector<float>& values) {
+                LayerProfile& layer, int rows, std::vector<float>& values) {
   if (!header.contains(name)) ThrowFormat("tensor " + name + " is missing");
   const Json& entry = header.at(name);
   try {
     const auto shape = entry.at("shape").get<std::vector<int64_t>>();
     const auto offsets = entry.at("data_offsets").get<std::vector<uint64_t>>();
     const bool plain = entry.at("dtype") == "F32" && shape.size() == 2 && offsets.size() == 2 &&
-                       shape[0] > 0 && shape[0] <= 65536 && shape[1] > 0 && shape[1] <= 1024;
-    if (!plain) ThrowFormat("tensor " + name + " is not f32 [num_kv_heads][head_dim]");
+                       shape[0] > 0 && shape[0] <= int64_t{65536} * rows && shape[1] > 0 &&
+                       shape[1] <= 1024;
+    if (!plain) ThrowFormat("tensor " + name + " is not f32 with rows of head_dim values");
     if (layer.num_kv_heads == 0) {
       layer.num_kv_heads = static_cast<int>(shape[0]);
       layer.head_dim = static_cast<int>(shape[1]);
     }
     const auto bytes = static_cast<uint64_t>(shape[0] * shape[1]) * sizeof(float);
-    if (shape[0] != layer.num_kv_heads || shape[1] != layer.head_dim || offsets[0] > data.size() ||
-        offsets[1] > data.size() || offsets[1] < offsets[0] || offsets[1] - offsets[0] != bytes) {
+    if (shape[0] != int64_t{layer.num_kv_heads} * rows || shape[1] != layer.head_dim ||
+        offsets[0] > data.size() || offsets[1] > data.size() || offsets[1] < offsets[0] ||
+        offsets[1] - offsets[0] != bytes) {
       ThrowFormat("tensor " + name + " has another shape than its layer, or lies outside the file");
     }
     values.resize(static_cast<size_t>(shape[0] * shape[1]));
@@ -130,14 +134,16 @@ std::string ModelProfile::Print() const {
     if (!list.empty()) list += ",";
     list += std::to_string(layer.layer);
     metadata[LayerKey(layer.layer) + "rope"] = PrintRope(layer.rope);
-    for (const Field& field : kFields) {
-      const std::vector<float>& values = layer.*field.values;
+    const auto write = [&](const char* name, const std::vector<float>& values) {
       const size_t begin = data.size();
       data.append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float));
-      header[LayerKey(layer.layer) + field.name] = {{"dtype", "F32"},
-                                                    {"shape", {layer.num_kv_heads, layer.head_dim}},
-                                                    {"data_offsets", {begin, data.size()}}};
-    }
+      const size_t rows = values.size() / static_cast<size_t>(layer.head_dim);
+      header[LayerKey(layer.layer) + name] = {{"dtype", "F32"},
+                                              {"shape", {rows, layer.head_dim}},
+                                              {"data_offsets", {begin, data.size()}}};
+    };
+    for (const Field& field : kFields) write(field.name, layer.*field.values);
+    if (!layer.dense.empty()) write(kDense, layer.dense);
   }
   metadata["layers"] = list;
   header["__metadata__"] = std::move(metadata);
@@ -187,12 +193,16 @@ ModelProfile ModelProfile::Parse(std::string_view bytes) {
     }
     layer.layer = static_cast<int>(value);
     for (const Field& field : kFields) {
-      ReadTensor(header, LayerKey(layer.layer) + field.name, data, layer, layer.*field.values);
+      ReadTensor(header, LayerKey(layer.layer) + field.name, data, layer, 1, layer.*field.values);
+    }
+    if (const std::string name = LayerKey(layer.layer) + kDense; header.contains(name)) {
+      ReadTensor(header, name, data, layer, layer.head_dim, layer.dense);
     }
     layer.rope = ParseRope(Text(metadata, LayerKey(layer.layer) + "rope"));
     try {
       layer.KeysFor({}).Check(layer.num_kv_heads, layer.head_dim);
       layer.KeysFor({.rope = true}).Check(layer.num_kv_heads, layer.head_dim);
+      layer.KeysFor({.dense = true}).Check(layer.num_kv_heads, layer.head_dim);
     } catch (const Error& error) {
       ThrowFormat(LayerKey(layer.layer) + ": " + error.what());
     }

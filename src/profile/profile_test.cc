@@ -229,6 +229,91 @@ TEST(KeyObserver, RefusesTooFewRows) {
   EXPECT_THROW(world.Observe(1), Error);
 }
 
+// Random symmetric moments of rank `rank`.
+std::vector<double> RandomMoments(int head_dim, int rank, unsigned seed) {
+  std::mt19937 random(seed);
+  std::normal_distribution<double> normal;
+  const auto dim = static_cast<size_t>(head_dim);
+  std::vector<double> moments(dim * dim);
+  for (int r = 0; r < rank; ++r) {
+    std::vector<double> x(dim);
+    for (size_t i = 0; i < dim; ++i) x[i] = normal(random) * std::exp2(-static_cast<double>(i) / 8);
+    for (size_t i = 0; i < dim * dim; ++i) moments[i] += x[i / dim] * x[i % dim];
+  }
+  return moments;
+}
+
+// left * middle * left^T
+std::vector<double> Sandwich(const std::vector<float>& left, const std::vector<double>& middle,
+                             size_t dim, bool transposed) {
+  std::vector<double> result(dim * dim);
+  const auto at = [&](size_t i, size_t j) {
+    return static_cast<double>(transposed ? left[j * dim + i] : left[i * dim + j]);
+  };
+  for (size_t i = 0; i < dim; ++i) {
+    for (size_t j = 0; j < dim; ++j) {
+      for (size_t k = 0; k < dim; ++k) {
+        for (size_t l = 0; l < dim; ++l) {
+          result[i * dim + j] += at(i, k) * middle[k * dim + l] * at(j, l);
+        }
+      }
+    }
+  }
+  return result;
+}
+
+TEST(DenseMap, GivesQueriesAndKeysTheSameDiagonalMoment) {
+  constexpr size_t kDim = 16;
+  const auto queries = RandomMoments(kDim, 64, 1), keys = RandomMoments(kDim, 64, 2);
+  const std::vector<float> map = DenseMap(queries, keys, kDim);
+  const auto mapped_keys = Sandwich(map, keys, kDim, false);
+  const auto mapped_queries = Sandwich(InverseMaps(map, kDim), queries, kDim, true);
+  const double ratio = mapped_queries[0] / mapped_keys[0];  // the map's scale is free
+  double product = 0, energy = 0, keys_energy = 0;
+  for (size_t i = 0; i < kDim; ++i) {
+    for (size_t j = 0; j < kDim; ++j) {
+      const double k = mapped_keys[i * kDim + j], q = mapped_queries[i * kDim + j];
+      const double size = std::sqrt(mapped_keys[i * kDim + i] * mapped_keys[j * kDim + j]);
+      EXPECT_NEAR(k / size, i == j ? 1.0 : 0.0, 1e-3) << i << " " << j;
+      EXPECT_NEAR(q / (size * ratio), i == j ? 1.0 : 0.0, 1e-3) << i << " " << j;
+    }
+    product += mapped_keys[i * kDim + i];
+    energy += mapped_queries[i * kDim + i];
+    keys_energy += keys[i * kDim + i];
+  }
+  EXPECT_NEAR(product / keys_energy, 1.0, 1e-5);
+  // What the noise of logits is proportional to: lower than without a map, and than with the best
+  // diagonal one.
+  double plain_queries = 0, diagonal = 0;
+  for (size_t i = 0; i < kDim; ++i) {
+    plain_queries += queries[i * kDim + i];
+    diagonal += std::sqrt(queries[i * kDim + i] * keys[i * kDim + i]);
+  }
+  EXPECT_LT(product * energy, 0.999 * diagonal * diagonal);
+  EXPECT_LT(diagonal * diagonal, plain_queries * keys_energy * 1.0001);
+}
+
+TEST(DenseMap, CanBeInvertedWhateverIsMissing) {
+  constexpr int kDim = 32;
+  const std::vector<double> nothing(kDim * kDim);
+  const auto few = RandomMoments(kDim, 3, 3), many = RandomMoments(kDim, 64, 4);
+  for (const auto& [queries, keys] :
+       {std::pair(nothing, nothing), std::pair(few, many), std::pair(many, few),
+        std::pair(nothing, many), std::pair(few, nothing)}) {
+    const std::vector<float> map = DenseMap(queries, keys, kDim), inverse = InverseMaps(map, kDim);
+    for (int i = 0; i < kDim; ++i) {
+      for (int j = 0; j < kDim; ++j) {
+        double sum = 0;
+        for (int k = 0; k < kDim; ++k) {
+          sum += static_cast<double>(map[static_cast<size_t>(i * kDim + k)]) *
+                 static_cast<double>(inverse[static_cast<size_t>(k * kDim + j)]);
+        }
+        ASSERT_NEAR(sum, i == j ? 1.0 : 0.0, 2e-2);
+      }
+    }
+  }
+}
+
 ModelProfile SomeProfile() {
   World world(TestRope(Rope::Pairing::kHalves, 24), 2, 32, 11);
   ModelProfile profile{"a \"model\"", "llama", "00ff", "essay.txt", 4096, 128, {}};
@@ -247,7 +332,22 @@ TEST(ProfileFile, ReadsWhatItWrote) {
   EXPECT_EQ(ModelProfile::Load(path), profile);
   std::filesystem::remove(path);
   EXPECT_EQ(profile.Find(2), &profile.layers[1]);
+  EXPECT_FALSE(profile.has_dense());
   EXPECT_EQ(profile.Find(3), nullptr);
+}
+
+TEST(ProfileFile, KeepsDenseMaps) {
+  ModelProfile profile = SomeProfile();
+  for (LayerProfile& layer : profile.layers) {
+    for (int head = 0; head < layer.num_kv_heads; ++head) {
+      const auto map = DenseMap(RandomMoments(32, 64, 5), RandomMoments(32, 64, 6), 32);
+      layer.dense.insert(layer.dense.end(), map.begin(), map.end());
+    }
+  }
+  EXPECT_TRUE(profile.has_dense());
+  EXPECT_EQ(ModelProfile::Parse(profile.Print()), profile);
+  profile.layers[1].dense[5] = INFINITY;
+  EXPECT_THROW(ModelProfile::Parse(profile.Print()), Error);
 }
 
 TEST(ProfileFile, RefusesEveryTruncationAndSurvivesEveryFlippedByte) {
