@@ -91,12 +91,12 @@ std::string CheckProfile(const std::string& path, const std::vector<ModelName>& 
 std::vector<std::string> FindProfiles(const std::vector<std::string>& named,
                                       const std::vector<std::string>& model_paths,
                                       const LoadPlugin& load_plugin, const TuneOptions& options) {
-  std::vector<ModelName> models;
-  for (const std::string& path : model_paths) models.push_back(IdentifyModel(path));
-  std::vector<std::string> found;
-  for (const std::string& path : named) found.push_back(CheckProfile(path, models));
-  for (size_t i = 0; i < models.size() && named.empty(); ++i) {
-    found.push_back(EnsureProfile(model_paths[i], models[i], load_plugin, options));
+  std::vector<ModelName> models(model_paths.size());
+  std::transform(model_paths.begin(), model_paths.end(), models.begin(), IdentifyModel);
+  std::vector<std::string> found(named.empty() ? models.size() : named.size());
+  for (size_t i = 0; i < found.size(); ++i) {
+    found[i] = named.empty() ? EnsureProfile(model_paths[i], models[i], load_plugin, options)
+                             : CheckProfile(named[i], models);
   }
   return found;
 }

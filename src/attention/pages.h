@@ -22,9 +22,9 @@ struct Side {
   void (*decode)(const std::byte* records, int count, int head_dim, float* rows) = nullptr;
   int head_dim = 0;
   int page_tokens = 0;
-  bool codes = false;     // pages may have codes at all
-  bool rotated = false;   // codes are in the rotated space
-  bool mapped = false;    // and queries are mapped first, against what keys were mapped by
+  bool codes = false;    // pages may have codes at all
+  bool rotated = false;  // codes are in the rotated space
+  bool mapped = false;   // and queries are mapped first, against what keys were mapped by
 
   Side(const Kernels& with, const CellStore& of);
   bool centred() const;
