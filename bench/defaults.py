@@ -52,6 +52,12 @@ def questions():
                           layers=edges(2, 2, "q8_0", "q8_0"))]
     yield "bits", [cache(f"K {k} V {v}", balanced(k), f"turbo{v}")
                    for k in (2, 3, 4, 5, 6) for v in (2, 3, 4, 5) if abs(k - v) <= 2]
+    yield "row-scale", [cache(f"{k} {v}", f"{k}:balanced", v) for b in (3, 4)
+                        for k, v in ((f"turbo{b}", f"turbo{b}"), (f"turbo{b}s8", f"turbo{b}s8"))]
+    yield "maps", [cache(f"K {k}", k, "f16", window=w) for w in (0, 128)
+                   for k in ("turbo2:balanced", "turbo2:dense", "mixed2:balanced", "mixed2:dense",
+                             "mixed2.5:balanced", "mixed2.5:dense", "turbo3:balanced",
+                             "turbo3:dense", "mixed3:balanced", "mixed3:dense")]
 
 
 def measure(options, name, caches):
