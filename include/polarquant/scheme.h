@@ -3,7 +3,7 @@
 // prepared for it. Spelling, the same everywhere (command line, environment, policies, reports):
 //
 //   CODEC[:OPTION=VALUE...][:center|:balance|:balanced|:dense][:center=rope]
-//        [:scale=mse|norm|unbiased][:rotate=none]
+//        [:scale=mse|norm|unbiased][:sharpen=PERCENT][:rotate=none]
 //
 //   turbo4                  normalise nothing, rotate, 4-bit Lloyd-Max codes, the EDEN scale
 //   turbo3:scale=mse        the same with three bits and the least-squares scale
@@ -13,6 +13,7 @@
 //   turbo4:dense            `center`, and the best linear map in place of the best channel weights
 //                           (keys only; needs a profile made with --dense)
 //   turbo4:balanced:center=rope   and the head's constant, turned by RoPE, is subtracted before
+//   turbo2:scale=mse:sharpen=105   logits of coded keys count 1.05 times (keys only)
 //   q8_0:rotate=none        ggml's block format on the bare row (by default rows are rotated
 //                           first, as llama.cpp does for its own quantised caches)
 //
@@ -50,11 +51,16 @@ struct Normalisation {
 // is the default.
 enum class ScaleRule { kMse, kNorm, kUnbiased };
 
+inline constexpr int kLeastSharpen = 50, kMostSharpen = 200;
+
 struct Scheme {
   std::string codec = "f16";           // a name of the codec table (polarquant/codec.h)
   std::map<std::string, int> options;  // the codec's, those that are not as usual
   Normalisation normalisation;
   ScaleRule scale_rule = ScaleRule::kUnbiased;
+  // By how many percent of themselves logits of coded keys count, kLeastSharpen..kMostSharpen. What
+  // least squares shrinks can be made up for here; unbiased scales need none.
+  int sharpen = 100;
   bool rotate = false;  // whether rows are rotated before the codec; the codec's default if unsaid
 
   // Throws Error(kFormat) naming the offending word and the words allowed.

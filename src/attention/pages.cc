@@ -104,6 +104,7 @@ Side::Side(const Kernels& with, const CellStore& of)
       page_tokens(of.config().page_tokens),
       codes(!of.exact_only()),
       rotated(codes && of.config().scheme.rotate),
+      sharpen(static_cast<float>(of.config().scheme.sharpen) / 100.0f),
       mapped(codes &&
              (of.config().scheme.normalisation.balance || of.config().scheme.normalisation.dense)) {
   if (codec->info.name == "q8_0") decode = with.decode_q8_0;
@@ -130,12 +131,19 @@ void ScorePage(const Side& keys, const PageRef& page, const QueryRows& queries, 
                       keys.store->exact_row_stride(), end - begin, logits + begin, stride);
   };
   if (view.page == nullptr) return score_exact(work.begin, work.end);
+  const auto sharpen_and_score_exact = [&] {
+    for (int r = 0; r < rows && keys.sharpen != 1.0f; ++r) {
+      float* row = logits + r * stride;
+      for (int slot = work.begin; slot < work.end; ++slot) row[slot] *= keys.sharpen;
+    }
+    ExactSlots(view, work).ForEachRun(score_exact);
+  };
   if (view.mixed) {
     keys.store->DecodeCells(work.page, page.kv_head, scratch);
     kernels.score_f32(queries.plain, head_dim, rows, head_dim,
                       scratch + static_cast<int64_t>(work.begin) * head_dim, head_dim,
                       work.end - work.begin, logits + work.begin, stride);
-    return;
+    return sharpen_and_score_exact();
   }
   if (keys.tiles != nullptr) {
     const TileRange range = TilesOf(keys, work);
@@ -160,7 +168,7 @@ void ScorePage(const Side& keys, const PageRef& page, const QueryRows& queries, 
   if (const RotatingCentre* centre = keys.store->centre(page.kv_head)) {
     AddCentreScores(keys, *centre, page, queries, scratch, logits, stride);
   }
-  ExactSlots(view, work).ForEachRun(score_exact);
+  sharpen_and_score_exact();
 }
 
 void AccumulatePage(const Side& values, const PageRef& page, int rows, float* weights,

@@ -24,6 +24,7 @@ struct Side {
   int page_tokens = 0;
   bool codes = false;    // pages may have codes at all
   bool rotated = false;  // codes are in the rotated space
+  float sharpen = 1.0f;  // what logits of codes are multiplied by
   bool mapped = false;   // and queries are mapped first, against what keys were mapped by
 
   Side(const Kernels& with, const CellStore& of);

@@ -25,6 +25,13 @@ std::vector<float> DecodedRows(const CellStore& store, int64_t num_cells) {
   return rows;
 }
 
+bool IsCoded(const CellStore& store, int64_t cell) {
+  const int page_tokens = store.config().page_tokens;
+  const auto slot = static_cast<size_t>(cell % page_tokens);
+  const PageView view = store.View(cell / page_tokens, 0);
+  return view.page != nullptr && (view.exact[slot / 64] >> (slot % 64) & 1) == 0;
+}
+
 }  // namespace
 
 void CheckCall(const AttentionCall& call) {
@@ -73,6 +80,7 @@ void AttendReference(const AttentionCall& call) {
   const int dim_k = call.keys->config().head_dim, dim_v = call.values->config().head_dim;
   const std::vector<float> keys = DecodedRows(*call.keys, call.num_cells);
   const std::vector<float> values = DecodedRows(*call.values, call.num_cells);
+  const double sharpen = call.keys->config().scheme.sharpen / 100.0;
   std::vector<float> slopes;
   SlopesOf(call, &slopes);
   std::vector<double> logits(static_cast<size_t>(call.num_cells));
@@ -87,6 +95,7 @@ void AttendReference(const AttentionCall& call) {
         double x = 0.0;
         for (int i = 0; i < dim_k; ++i) x += static_cast<double>(query[i]) * key[i];
         x *= static_cast<double>(call.scale);
+        if (sharpen != 1.0 && IsCoded(*call.keys, cell)) x *= sharpen;
         if (call.softcap != 0.0f) {
           const double cap = static_cast<double>(call.softcap);
           x = cap * std::tanh(x / cap);

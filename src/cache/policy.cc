@@ -131,6 +131,11 @@ void CheckRole(const std::string& name, const Scheme& scheme, Role role) {
 
 void CheckScheme(const std::string& name, const Scheme& scheme, Role role) {
   CheckRole(name, scheme, role);
+  if (role == Role::kValue && scheme.sharpen != 100) {
+    throw Error(ErrorCode::kParameter, "policy: " + name + " is \"" + scheme.ToString() +
+                                           "\", but values have no logits to sharpen; write "
+                                           "sharpen= for the keys only");
+  }
   if (role == Role::kKey || !scheme.normalisation.needs_profile()) return;
   throw Error(ErrorCode::kParameter,
               "policy: " + name + " is \"" + scheme.ToString() +

@@ -74,6 +74,9 @@ TEST(Scheme, TakesModifiersInAnyOrderAndPrintsThemInOne) {
   EXPECT_EQ(Scheme::Parse("turbo4:rotate=none:scale=norm:center").ToString(),
             "turbo4:center:scale=norm:rotate=none");
   EXPECT_EQ(Scheme::Parse("turbo4:scale=unbiased").ToString(), "turbo4");
+  EXPECT_EQ(Scheme::Parse("turbo4:rotate=none:sharpen=105").ToString(),
+            "turbo4:sharpen=105:rotate=none");
+  EXPECT_EQ(Scheme::Parse("turbo4:sharpen=100").ToString(), "turbo4");
   EXPECT_EQ(Scheme::Parse("turbo4:balance:center").ToString(), "turbo4:balanced");
   EXPECT_EQ(Scheme::Parse("turbo4:center=rope:balance").ToString(), "turbo4:balanced:center=rope");
 }
@@ -144,10 +147,16 @@ TEST(Scheme, NamesTheOffendingWordAndTheWordsAllowed) {
   EXPECT_NE(plain.find("scale=norm"), std::string::npos) << plain;
   EXPECT_NE(plain.find("f16 takes no modifier"), std::string::npos) << plain;
   const std::string block = MessageOf("q8_0:scale=mse");
-  EXPECT_NE(block.find("q8_0 takes center, balance, balanced, center=rope, dense, rotate=none"),
-            std::string::npos)
+  EXPECT_NE(
+      block.find(
+          "q8_0 takes center, balance, balanced, center=rope, dense, sharpen=50..200, rotate=none"),
+      std::string::npos)
       << block;
   EXPECT_NE(MessageOf("turbo9").find("turbo8"), std::string::npos);
+  for (const char* bad : {"turbo4:sharpen=", "turbo4:sharpen=49", "turbo4:sharpen=201",
+                          "turbo4:sharpen=1.05", "turbo4:sharpen=0100", "f16:sharpen=105"}) {
+    EXPECT_NE(MessageOf(bad).find("sharpen="), std::string::npos) << bad;
+  }
   for (const char* both :
        {"turbo4:dense:balance", "turbo4:balanced:dense", "q8_0:dense:center=rope"}) {
     EXPECT_NE(MessageOf(both).find("takes the place of balance"), std::string::npos) << both;

@@ -33,6 +33,8 @@ constexpr std::string_view kBalanceWord = "balance";
 constexpr std::string_view kBalancedWord = "balanced";  // both
 constexpr std::string_view kRopeWord = "center=rope";
 constexpr std::string_view kDenseWord = "dense";  // with center
+constexpr std::string_view kSharpenKey = "sharpen=";
+constexpr int kPlainBits = 16;  // rows of codecs at least this wide are plain numbers
 constexpr std::string_view kNoRotationWord = "rotate=none";
 
 std::string ValuesOf(const CodecOption& option) {
@@ -62,6 +64,9 @@ std::string AllowedModifiers(const CodecInfo& codec) {
   if (codec.scale_rules) {
     for (const RuleName& rule : kRules) add(rule.modifier);
   }
+  if (codec.keys && codec.code_bits < kPlainBits) {
+    add(Concat({kSharpenKey, std::to_string(kLeastSharpen), "..", std::to_string(kMostSharpen)}));
+  }
   if (codec.rotates) add(kNoRotationWord);
   return Concat({codec.name, " takes ", words.empty() ? "no modifier" : std::string_view(words)});
 }
@@ -70,15 +75,18 @@ std::string AllowedModifiers(const CodecInfo& codec) {
   throw Error(ErrorCode::kFormat, Concat({"\"", word, "\" in scheme \"", text, "\": ", cause}));
 }
 
+// A number in its canonical spelling, within its limits.
+std::optional<int> NumberOf(std::string_view text, int least, int most) {
+  int value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  const bool whole = error == std::errc() && end == text.data() + text.size();
+  if (!whole || std::to_string(value) != text || value < least || value > most) return std::nullopt;
+  return value;
+}
+
 // The number that `text` stands for; none if the option does not take it.
 std::optional<int> ValueOf(const CodecOption& option, std::string_view text) {
-  int value = 0;
-  if (option.words.empty()) {
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    const bool whole = error == std::errc() && end == text.data() + text.size();
-    if (!whole || std::to_string(value) != text) return std::nullopt;
-    return value >= option.least && value <= option.most ? std::optional(value) : std::nullopt;
-  }
+  if (option.words.empty()) return NumberOf(text, option.least, option.most);
   const auto found = std::ranges::find(option.words, text);
   if (found == option.words.end()) return std::nullopt;
   return static_cast<int>(found - option.words.begin());
@@ -109,6 +117,11 @@ bool Apply(std::string_view word, const CodecInfo& codec, Scheme& scheme) {
     normalisation.rope |= rope;
     normalisation.dense |= dense;
     if (center || balance || balanced || rope || dense) return true;
+  }
+  if (word.starts_with(kSharpenKey) && codec.keys && codec.code_bits < kPlainBits) {
+    const auto percent = NumberOf(word.substr(kSharpenKey.size()), kLeastSharpen, kMostSharpen);
+    scheme.sharpen = percent.value_or(100);
+    return percent.has_value();
   }
   if (word == kNoRotationWord && codec.rotates) {
     scheme.rotate = false;
@@ -184,6 +197,7 @@ std::string Scheme::ToString() const {
       if (name.rule == scale_rule) text += Concat({":", name.modifier});
     }
   }
+  if (sharpen != 100) text += Concat({":", kSharpenKey, std::to_string(sharpen)});
   if (!rotate && info.rotates) text += Concat({":", kNoRotationWord});
   return text;
 }

@@ -43,6 +43,10 @@ void CheckRole(const Scheme& scheme, const CodecInfo& codec, Role role) {
                                              (role == Role::kKey ? "keys" : "values") +
                                              "; `polarquant schemes` lists the roles of each");
   }
+  if (role == Role::kValue && scheme.sharpen != 100) {
+    throw Error(ErrorCode::kUnsupported,
+                "scheme " + scheme.ToString() + " is for keys: values have no logits to sharpen");
+  }
   if (role == Role::kKey || !scheme.normalisation.needs_profile()) return;
   throw Error(ErrorCode::kUnsupported,
               "scheme " + scheme.ToString() +
