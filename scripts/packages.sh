@@ -17,7 +17,8 @@ python3            | program python3
 libcli11-dev       | header CLI/CLI.hpp
 nlohmann-json3-dev | header nlohmann/json.hpp
 libfmt-dev         | header fmt/core.h
-libxxhash-dev      | header xxhash.h'
+libxxhash-dev      | header xxhash.h
+libzstd-dev        | header zstd.h'
 fetch_set='
 python3            | program python3
 python3-pip        | python3 -m pip --version
