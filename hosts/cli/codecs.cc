@@ -165,7 +165,6 @@ Formats FormatsOf(const CodecsOptions& options, int head_dim) {
 
 int RunCodecs(const CodecsOptions& options) {
   CatchInterrupts();
-  CheckHeadDim(options.sample.head_dim);
   SchemesOf(options);  // misspelt ones are refused before anything is drawn
   const SampleRows sample = LoadSample(options.sample, kPageTokens);
   const Formats formats = FormatsOf(options, sample.head_dim);
@@ -174,7 +173,7 @@ int RunCodecs(const CodecsOptions& options) {
   report["head_dim"] = sample.head_dim;
   report["role"] = role;
   report["data"] = options.sample.data;
-  report["seed"] = options.sample.seed;
+  report["seed"] = sample.drawn ? Json(options.sample.seed) : Json();
   report["heads"] = sample.heads.size();
   report["rows"] = sample.num_rows();
   report["page_tokens"] = kPageTokens;
@@ -197,9 +196,10 @@ int RunCodecs(const CodecsOptions& options) {
     report["codecs"].push_back(Row(measured));
   }
   std::string text = fmt::format(
-      "{} rows of {} values as {}s, {} (seed {}), pages of {}, kernels {}; zstd {} level {}\n\n",
-      sample.num_rows(), sample.head_dim, role, options.sample.data, options.sample.seed,
-      kPageTokens, ActiveTarget(), ZstdVersion(), kZstdLevel);
+      "{} rows of {} values as {}s, {}{}, pages of {}, kernels {}; zstd {} level {}\n\n",
+      sample.num_rows(), sample.head_dim, role, options.sample.data,
+      sample.drawn ? fmt::format(" (seed {})", options.sample.seed) : "", kPageTokens,
+      ActiveTarget(), ZstdVersion(), kZstdLevel);
   text += PrintTable(report);
   for (const Json& row : formats.refused) text += "\n" + row.at("cause").get<std::string>();
   Report(report, text + (formats.refused.empty() ? "" : "\n"), options.json);
@@ -243,7 +243,7 @@ Examples:
   SampleOptions& sample = options->sample;
   command->add_option("--head-dim", sample.head_dim, "Values in a drawn row")
       ->type_name("D")
-      ->capture_default_str();
+      ->default_str(fmt::format("{}", kDrawnHeadDim));
   command->add_option("--data", sample.data, "gaussian, heavy, channels, or a file; see below")
       ->type_name("ROWS")
       ->capture_default_str();

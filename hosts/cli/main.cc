@@ -47,6 +47,7 @@ int Main(int argc, char** argv) {
   AddPerplexity(app, global, action);
   AddBench(app, global, action);
   AddSchemes(app, global, action);
+  AddCapture(app, global, action);
   AddCodecs(app, global, action);
   AddTune(app, global, action);
   AddProfile(app, global, action);

@@ -4,10 +4,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <functional>
 #include <numeric>
 #include <random>
 
+#include "capture_file.h"
+#include "polarquant/codec.h"
 #include "polarquant/error.h"
 
 namespace polarquant::cli {
@@ -50,6 +53,36 @@ const std::vector<Distribution>& Distributions() {
   return all;
 }
 
+SampleRows CapturedSample(const SampleOptions& options, int page_tokens) {
+  SampleRows sample;
+  for (const CapturedFloats& layer : LoadCapture(options.data, options.role)) {
+    if (sample.head_dim == 0) sample.head_dim = layer.head_dim;
+    if (layer.head_dim != sample.head_dim) {
+      throw Error(ErrorCode::kUnsupported,
+                  fmt::format("{} has layers with head_dim {} and {}; capture them apart with "
+                              "--layers",
+                              options.data, sample.head_dim, layer.head_dim));
+    }
+    const int64_t rows =
+        std::min<int64_t>(layer.num_tokens, options.num_rows) / page_tokens * page_tokens;
+    if (rows == 0) {
+      throw Error(ErrorCode::kParameter,
+                  fmt::format("{} has {} tokens, less than a page of {}; capture more",
+                              options.data, layer.num_tokens, page_tokens));
+    }
+    for (int head = 0; head < layer.num_kv_heads; ++head) {
+      const auto first = layer.values.begin() + head * layer.num_tokens * layer.head_dim;
+      sample.heads.emplace_back(first, first + rows * layer.head_dim);
+    }
+  }
+  if (options.head_dim != 0 && options.head_dim != sample.head_dim) {
+    throw Error(ErrorCode::kParameter,
+                fmt::format("--head-dim {}: the rows of {} have {} values; leave it out",
+                            options.head_dim, options.data, sample.head_dim));
+  }
+  return sample;
+}
+
 }  // namespace
 
 int64_t SampleRows::num_rows() const {
@@ -62,15 +95,21 @@ SampleRows LoadSample(const SampleOptions& options, int page_tokens) {
   for (const Distribution& distribution : Distributions()) {
     if (options.data != distribution.name) continue;
     Random random(options.seed);
+    const int head_dim = options.head_dim != 0 ? options.head_dim : kDrawnHeadDim;
+    CheckHeadDim(head_dim);
     const int num_pages = (options.num_rows + page_tokens - 1) / page_tokens;
     std::vector<float> rows(static_cast<size_t>(num_pages) * static_cast<size_t>(page_tokens) *
-                            static_cast<size_t>(options.head_dim));
-    distribution.draw(random, options.head_dim, rows);
-    return {options.head_dim, {std::move(rows)}};
+                            static_cast<size_t>(head_dim));
+    distribution.draw(random, head_dim, rows);
+    return {head_dim, /*drawn=*/true, {std::move(rows)}};
   }
-  throw Error(ErrorCode::kParameter,
-              fmt::format("--data {} is no distribution; choose gaussian, heavy or channels",
-                          options.data));
+  if (!std::filesystem::exists(options.data)) {
+    throw Error(ErrorCode::kParameter,
+                fmt::format("--data {} is neither a distribution nor a file; choose gaussian, "
+                            "heavy, channels, or rows made by polarquant capture",
+                            options.data));
+  }
+  return CapturedSample(options, page_tokens);
 }
 
 }  // namespace polarquant::cli

@@ -19,9 +19,11 @@ inline constexpr const char* kDistributions = R"(
              (in one channel at least), chosen by the seed, and 1 elsewhere; m_i is the same
              for all rows and comes from N(0, 3^2))";
 
+inline constexpr int kDrawnHeadDim = 128;
+
 struct SampleOptions {
   std::string data = "gaussian";  // a distribution, or a file made by `polarquant capture`
-  int head_dim = 128;             // of drawn rows
+  int head_dim = 0;               // of drawn rows; 0: kDrawnHeadDim, or what the file has
   int num_rows = 4096;            // drawn, or at most so many of each captured head
   unsigned seed = 1;
   Role role = Role::kKey;  // which rows of the file
@@ -30,6 +32,7 @@ struct SampleOptions {
 // The rows of one head, a whole number of pages.
 struct SampleRows {
   int head_dim = 0;
+  bool drawn = false;                     // else captured
   std::vector<std::vector<float>> heads;  // [rows][head_dim] each
   int64_t num_rows() const;
 };
