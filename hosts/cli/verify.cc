@@ -106,6 +106,7 @@ int RunVerify(const VerifyOptions& options) {
     const auto active = OnTarget(nullptr, [] { return std::string(ActiveTarget()); });
     all = MeasureTargets();
     std::vector<std::string> names;
+    names.reserve(all.size());
     for (const Measured& measured : all) names.push_back(measured.target);
     return fmt::format("{} in use; checked on {}", *active, fmt::join(names, ", "));
   });

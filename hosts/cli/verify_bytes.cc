@@ -114,6 +114,7 @@ constexpr int kGoldenDim = 32;
 
 std::string RecordOf(const char* scheme) {
   std::vector<float> row;
+  row.reserve(kGoldenDim);
   for (int i = 0; i < kGoldenDim; ++i) row.push_back(static_cast<float>(i * 37 % 64 - 31) / 8.0f);
   const PageFormat format(Scheme::Parse(scheme), Role::kKey, kGoldenDim, kPageTokens);
   PageBuffer page(format, 1);

@@ -29,7 +29,7 @@ class DefinedRotation {
       const int order = OrderOf(size);
       for (int row = 0; row < size; ++row) {
         for (int column = 0; column < size; ++column) {
-          entries_[static_cast<size_t>(offset + row) * head_dim + offset + column] =
+          entries_[Index(offset + row, offset + column)] =
               Hadamard(order, size / order, row, column) *
               signs[static_cast<size_t>(offset + column)] / std::sqrt(size);
         }
@@ -37,11 +37,13 @@ class DefinedRotation {
       offset += size;
     }
   }
-  double At(int row, int column) const {
-    return entries_[static_cast<size_t>(row) * head_dim_ + column];
-  }
+  double At(int row, int column) const { return entries_[Index(row, column)]; }
 
  private:
+  size_t Index(int row, int column) const {
+    return static_cast<size_t>(row) * static_cast<size_t>(head_dim_) + static_cast<size_t>(column);
+  }
+
   static int OrderOf(int size) {
     const auto is = [&](int order, int smallest, int largest) {
       const int width = size / order;

@@ -114,7 +114,7 @@ std::vector<Finding> CheckStore() {
 }
 
 std::vector<Finding> CheckAttentions() {
-  const auto worst = [](std::vector<std::string> schemes) {
+  const auto worst = [](const std::vector<std::string>& schemes) {
     double error = 0;
     for (const AttentionCheck& check : CheckAttention(schemes, 1)) {
       error = std::isnan(check.error) ? check.error : std::max(error, check.error);
