@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Installs what is missing of the Debian packages that a set of steps needs.
-# Usage: scripts/packages.sh SET...   with the sets: build, fetch, test, tools
+# Usage: scripts/packages.sh SET...   with the sets: build, fetch, test, tools, plots
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 header() { echo '#include <'"$1"'>' | g++ -std=c++20 -x c++ -fsyntax-only - 2>/dev/null; }
+module() { python3 -c "import $1" 2>/dev/null; }
 program() { command -v "$1" >/dev/null; }
 
 # package | how to see that it is there
@@ -18,13 +19,16 @@ libcli11-dev       | header CLI/CLI.hpp
 nlohmann-json3-dev | header nlohmann/json.hpp
 libfmt-dev         | header fmt/core.h
 libxxhash-dev      | header xxhash.h
-libeigen3-dev      | test -e /usr/include/eigen3/Eigen/Dense'
+libeigen3-dev      | test -e /usr/include/eigen3/Eigen/Dense
+libzstd-dev        | header zstd.h'
 fetch_set='
 python3            | program python3
 python3-pip        | python3 -m pip --version
 ca-certificates    | test -e /etc/ssl/certs/ca-certificates.crt'
 test_set='
 libgtest-dev       | header gtest/gtest.h'
+plots_set='
+python3-matplotlib | module matplotlib'
 tools_set='
 clang-14           | program clang++-14
 libclang-rt-14-dev | test -e /usr/lib/llvm-14/lib/clang/14.0.6/lib/linux/libclang_rt.tsan-x86_64.a
@@ -35,7 +39,7 @@ clang-format-14    | program clang-format-14'
 missing=()
 for set in "$@"; do
   list=${set}_set
-  [[ -n ${!list:-} ]] || die "unknown package set '$set'" "known: build, fetch, test, tools"
+  [[ -n ${!list:-} ]] || die "unknown package set '$set'" "known: build, fetch, test, tools, plots"
   while IFS='|' read -r package probe; do
     package=${package// /}
     [[ -n $package ]] || continue

@@ -28,8 +28,11 @@ void AddRun(CLI::App& app, const GlobalOptions& global, Action& action);
 void AddPerplexity(CLI::App& app, const GlobalOptions& global, Action& action);
 void AddBench(CLI::App& app, const GlobalOptions& global, Action& action);
 void AddSchemes(CLI::App& app, const GlobalOptions& global, Action& action);
+void AddCapture(CLI::App& app, const GlobalOptions& global, Action& action);
+void AddCodecs(CLI::App& app, const GlobalOptions& global, Action& action);
 void AddTune(CLI::App& app, const GlobalOptions& global, Action& action);
 void AddProfile(CLI::App& app, const GlobalOptions& global, Action& action);
+void AddVerify(CLI::App& app, const GlobalOptions& global, Action& action);
 void AddDoctor(CLI::App& app, const GlobalOptions& global, Action& action);
 
 void AddCacheOptions(CLI::App& command, CacheOptions& options);

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <memory>
 
+#include "checks.h"
 #include "command.h"
 #include "interrupt.h"
 #include "llama_session.h"
@@ -27,38 +28,6 @@ struct DoctorOptions {
   int num_threads = 1;
   CacheOptions caches;
   JsonOption json;
-};
-
-class Checks {
- public:
-  // Runs a check that returns what it found; an Error is a finding too.
-  template <typename Work>
-  bool Add(const std::string& name, const Work& work) {
-    Json check;
-    check["name"] = name;
-    try {
-      const std::string detail = work();
-      check["ok"] = true;
-      check["detail"] = detail;
-    } catch (const Error& error) {
-      if (status_ == 0) status_ = static_cast<int>(error.code());
-      check["ok"] = false;
-      check["detail"] = error.what();
-    }
-    text_ += fmt::format("{:<5}  {:<15} {}\n", check["ok"].get<bool>() ? "ok" : "WRONG", name,
-                         check["detail"].get<std::string>());
-    const bool ok = check["ok"].get<bool>();
-    checks_.push_back(std::move(check));
-    return ok;
-  }
-  int status() const { return status_; }
-  const Json& json() const { return checks_; }
-  const std::string& text() const { return text_; }
-
- private:
-  int status_ = 0;
-  Json checks_ = Json::array();
-  std::string text_;
 };
 
 // __builtin_cpu_supports takes literals only.
@@ -97,7 +66,7 @@ std::string ProgramsFound() {
 
 std::string SelfCheck(int num_threads) {
   double worst = 0;
-  const std::vector<AttentionCheck> all = CheckAttention(num_threads);
+  const std::vector<AttentionCheck> all = CheckAttention(kCheckedSchemes, num_threads);
   for (const AttentionCheck& check : all) {
     if (!check.good) {
       throw Error(ErrorCode::kCorruption,

@@ -25,9 +25,11 @@ Examples:
   polarquant bench -m model.gguf --depth 0,8192 --kv turbo4:center/turbo4
   polarquant tune -m model.gguf
   polarquant schemes --head-dim 128
+  polarquant codecs --head-dim 128
+  polarquant verify
 
-Exit status: 0; the status of the program that `run` ran; or 10 bad text or file, 30 unsupported,
-40 bad parameter, 50 not enough memory, 60 llama.cpp or the system said no.)";
+Exit status: 0; the status of the program that `run` ran; or 10 bad text or file, 20 damage or a
+wrong result, 30 unsupported, 40 bad parameter, 50 not enough memory, 60 llama.cpp or the system said no.)";
 
 int Main(int argc, char** argv) {
   GlobalOptions global;
@@ -46,8 +48,11 @@ int Main(int argc, char** argv) {
   AddPerplexity(app, global, action);
   AddBench(app, global, action);
   AddSchemes(app, global, action);
+  AddCapture(app, global, action);
+  AddCodecs(app, global, action);
   AddTune(app, global, action);
   AddProfile(app, global, action);
+  AddVerify(app, global, action);
   AddDoctor(app, global, action);
 
   // What follows `--` belongs to another program: its options are not ours to parse.

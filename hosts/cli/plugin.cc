@@ -112,8 +112,10 @@ Plugin::Plugin(const std::string& path) : path_(path) {
       ggml_backend_reg_get_proc_address(registry, POLARQUANT_OBSERVE));
   observed_ = reinterpret_cast<polarquant_observed_t>(
       ggml_backend_reg_get_proc_address(registry, POLARQUANT_OBSERVED));
+  rows_ = reinterpret_cast<polarquant_rows_t>(
+      ggml_backend_reg_get_proc_address(registry, POLARQUANT_ROWS));
   if (device_ == nullptr || configure_ == nullptr || status_ == nullptr || observe_ == nullptr ||
-      observed_ == nullptr) {
+      observed_ == nullptr || rows_ == nullptr) {
     throw Error(ErrorCode::kHost,
                 fmt::format("{} is not the plug-in of this version of polarquant", path));
   }
@@ -130,6 +132,18 @@ void Plugin::Observe(bool dense) const { observe_(dense ? 1 : 0); }
 void Plugin::Observed(const std::string& path) const {
   std::array<char, 1024> message = {};
   const int code = observed_(path.c_str(), message.data(), message.size());
+  if (code != 0) throw Error(static_cast<ErrorCode>(code), message.data());
+}
+
+void Plugin::Rows(int64_t num_cells, const std::function<void(const LayerRows&)>& take) const {
+  std::array<char, 1024> message = {};
+  const auto hand_on = [](void* user, int layer, int is_value, int num_kv_heads, int head_dim,
+                          const float* rows) {
+    (*static_cast<const std::function<void(const LayerRows&)>*>(user))(
+        {layer, is_value != 0 ? Role::kValue : Role::kKey, num_kv_heads, head_dim, rows});
+  };
+  const int code = rows_(num_cells, hand_on, const_cast<void*>(static_cast<const void*>(&take)),
+                         message.data(), message.size());
   if (code != 0) throw Error(static_cast<ErrorCode>(code), message.data());
 }
 

@@ -6,6 +6,7 @@
 #include <ggml-backend.h>
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "polarquant/llama_control.h"
@@ -51,6 +52,16 @@ class Plugin {
   void Observe(bool dense) const;
   void Observed(const std::string& path) const;
 
+  // One layer's keys or values, f32 [cells][num_kv_heads][head_dim].
+  struct LayerRows {
+    int layer;
+    Role role;
+    int num_kv_heads, head_dim;
+    const float* rows;  // valid during the call
+  };
+  // The first rows of every layer of all live caches, as attention reads them.
+  void Rows(int64_t num_cells, const std::function<void(const LayerRows&)>& take) const;
+
  private:
   std::string path_;
   ggml_backend_dev_t device_ = nullptr;
@@ -58,6 +69,7 @@ class Plugin {
   polarquant_status_t status_ = nullptr;
   polarquant_observe_t observe_ = nullptr;
   polarquant_observed_t observed_ = nullptr;
+  polarquant_rows_t rows_ = nullptr;
 };
 
 }  // namespace polarquant::cli

@@ -4,12 +4,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <random>
 
 #include "interrupt.h"
 #include "llama_session.h"
 #include "paths.h"
 #include "polarquant/error.h"
+#include "reading.h"
 #include "report.h"
 #include "temporary_file.h"
 
@@ -21,36 +21,6 @@ namespace fs = std::filesystem;
 // Long enough that most pages are met by queries far from them.
 constexpr int kContextTokens = 1024;
 constexpr int kPieceTokens = 512;
-
-struct Reading {
-  std::vector<llama_token> tokens;
-  std::string source;  // for people
-};
-
-// A model without a vocabulary of words reads random tokens.
-Reading TokensFor(const Model& model, const TuneOptions& options) {
-  Reading reading;
-  if (!model.has_words()) {
-    fmt::print(stderr, "polarquant: {} has no words and reads random tokens instead of text\n",
-               model.path());
-    std::mt19937 random(1);
-    for (int i = 0; i < options.num_tokens; ++i) {
-      reading.tokens.push_back(
-          static_cast<llama_token>(random() % static_cast<unsigned>(model.vocab_size())));
-    }
-    reading.source = "random tokens (the model has no words)";
-    return reading;
-  }
-  const std::vector<std::string> texts =
-      options.texts.empty() ? std::vector<std::string>{DefaultText().string()} : options.texts;
-  for (const std::string& path : texts) {
-    const auto tokens = model.Tokenize(ReadText(path));
-    reading.tokens.insert(reading.tokens.end(), tokens.begin(), tokens.end());
-    reading.source += (reading.source.empty() ? "" : ", ") + fs::path(path).filename().string();
-  }
-  reading.tokens.resize(std::min(reading.tokens.size(), static_cast<size_t>(options.num_tokens)));
-  return reading;
-}
 
 // Names the model a profile was made for, if it is not this one.
 void CheckFingerprint(const ModelProfile& profile, const ModelName& model,
@@ -106,7 +76,7 @@ std::vector<std::string> FindProfiles(const std::vector<std::string>& named,
 ModelProfile MakeProfile(const std::string& model_path, const ModelName& name, const Plugin& plugin,
                          const TuneOptions& options) {
   const Model model(model_path, &plugin);
-  const Reading reading = TokensFor(model, options);
+  const Reading reading = ReadFor(model, options.texts, options.num_tokens);
   const CacheSpec exact = ParseCache("f16", 128, 4);
   const int context_tokens = std::min(kContextTokens, model.trained_context());
   Context context(model, exact, {context_tokens, kPieceTokens, kPieceTokens, options.num_threads});

@@ -2,17 +2,14 @@
 // Host: the command `polarquant`. `schemes`: every codec and what a row of it costs.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include <array>
-#include <cstdlib>
 #include <map>
 #include <memory>
 #include <optional>
 
 #include "cache_spec.h"
 #include "command.h"
+#include "on_target.h"
 #include "polarquant/attention.h"
 #include "polarquant/codec.h"
 #include "polarquant/error.h"
@@ -51,34 +48,15 @@ std::optional<PageFormat> FormatOf(const Scheme& scheme, Role role, int head_dim
 }
 
 // For each scheme whether it has a fast path when `target` is forced; all false where this CPU
-// lacks it. Kernels are chosen once in the life of a process, so a child asks.
+// lacks it.
 std::vector<bool> FastOn(const char* target, const std::vector<Scheme>& schemes, int head_dim) {
-  std::vector<bool> fast(schemes.size(), false);
-  std::array<int, 2> ends = {};
-  if (pipe(ends.data()) != 0) throw Error(ErrorCode::kHost, "the system gives no pipe");
-  const pid_t child = fork();
-  if (child < 0) throw Error(ErrorCode::kHost, "the system starts no process");
-  if (child == 0) {
-    setenv("POLARQUANT_ISA", target, 1);
+  const auto letters = OnTarget(target, [&] {
     std::string answer;
-    try {
-      if (std::string_view(ActiveTarget()) == target) {
-        for (const Scheme& scheme : schemes) answer += HasFastPath(scheme, head_dim) ? '1' : '0';
-      }
-    } catch (const Error&) {
-      answer.clear();  // this CPU lacks the target
-    }
-    const ssize_t written = write(ends[1], answer.data(), answer.size());
-    _exit(written == static_cast<ssize_t>(answer.size()) ? 0 : 1);
-  }
-  close(ends[1]);
-  size_t index = 0;
-  for (char letter = 0; read(ends[0], &letter, 1) == 1 && index < fast.size();) {
-    fast[index++] = letter == '1';
-  }
-  close(ends[0]);
-  int status = 0;
-  waitpid(child, &status, 0);
+    for (const Scheme& scheme : schemes) answer += HasFastPath(scheme, head_dim) ? '1' : '0';
+    return answer;
+  });
+  std::vector<bool> fast(schemes.size(), false);
+  for (size_t i = 0; letters && i < fast.size(); ++i) fast[i] = (*letters)[i] == '1';
   return fast;
 }
 

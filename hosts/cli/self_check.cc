@@ -109,14 +109,16 @@ class Case {
 
 }  // namespace
 
-std::vector<AttentionCheck> CheckAttention(int num_threads) {
+std::vector<AttentionCheck> CheckAttention(const std::vector<std::string>& schemes,
+                                           int num_threads) {
   std::vector<AttentionCheck> checks;
   for (const int head_dim : {64, 80, 128}) {
-    for (const char* schemes :
-         {"f16", "q8_0", "q4_0", "turbo4", "turbo4:center/turbo4", "turbo4:balanced/turbo4",
-          "turbo4:center/turbo3", "turbo3", "turbo2"}) {
-      if (*schemes == 'q' && head_dim % 32 != 0) continue;  // ggml's blocks are 32 values
-      AttentionCheck check{schemes, head_dim, Case(schemes, head_dim).Run(num_threads), false};
+    for (const std::string& pair : schemes) {
+      // ggml's blocks are 32 values.
+      if (pair.find("q8_0") != std::string::npos || pair.find("q4_0") != std::string::npos) {
+        if (head_dim % 32 != 0) continue;
+      }
+      AttentionCheck check{pair, head_dim, Case(pair, head_dim).Run(num_threads), false};
       check.good = check.error <= kMaxAttentionError;  // false for NaN too
       checks.push_back(check);
     }

@@ -60,6 +60,21 @@ int Observed(const char* path, char* error, size_t error_bytes) {
   return Reporting(error, error_bytes, [&] { Observer::Get().Finish(path); });
 }
 
+int Rows(int64_t num_cells, polarquant_take_rows_t take, void* user, char* error,
+         size_t error_bytes) {
+  return Reporting(error, error_bytes, [&] {
+    const auto caches = Plugin::Get().LiveCaches();
+    if (caches.empty()) throw Error(ErrorCode::kHost, "there is no cache of ours to read");
+    for (const auto& cache : caches) {
+      const std::lock_guard lock(cache->mutex());
+      cache->ReadRows(num_cells, [&](const KvTensor& tensor, const float* rows) {
+        take(user, tensor.parsed.layer, tensor.parsed.role == Role::kValue ? 1 : 0,
+             static_cast<int>(tensor.row_values / tensor.head_dim), tensor.head_dim, rows);
+      });
+    }
+  });
+}
+
 size_t WriteStatus(char* json, size_t json_bytes) {
   return Guarded(size_t{0}, [&] {
     const std::string text = StatusText();
@@ -71,6 +86,7 @@ size_t WriteStatus(char* json, size_t json_bytes) {
 static_assert(std::is_same_v<polarquant_configure_t, decltype(&Configure)>);
 static_assert(std::is_same_v<polarquant_observe_t, decltype(&Observe)>);
 static_assert(std::is_same_v<polarquant_observed_t, decltype(&Observed)>);
+static_assert(std::is_same_v<polarquant_rows_t, decltype(&Rows)>);
 static_assert(std::is_same_v<polarquant_status_t, decltype(&WriteStatus)>);
 
 }  // namespace polarquant::llama

@@ -107,6 +107,7 @@ void* ProcAddress(ggml_backend_reg_t, const char* name) {
   if (std::strcmp(name, POLARQUANT_STATUS_CALL) == 0) return reinterpret_cast<void*>(WriteStatus);
   if (std::strcmp(name, POLARQUANT_OBSERVE) == 0) return reinterpret_cast<void*>(Observe);
   if (std::strcmp(name, POLARQUANT_OBSERVED) == 0) return reinterpret_cast<void*>(Observed);
+  if (std::strcmp(name, POLARQUANT_ROWS) == 0) return reinterpret_cast<void*>(Rows);
   return nullptr;
 }
 

@@ -230,6 +230,26 @@ void KvCache::Clear(KvTensor& tensor) {
   damage_.clear();
 }
 
+void KvCache::ReadRows(
+    int64_t num_cells,
+    const std::function<void(const KvTensor& tensor, const float* rows)>& take) const {
+  for (const KvTensor* tensor : tensors_) {
+    if (num_cells < 1 || num_cells > tensor->num_cells) {
+      throw Error(ErrorCode::kParameter, tensor->name + ": " + std::to_string(num_cells) +
+                                             " rows are asked for, it has " +
+                                             std::to_string(tensor->num_cells) + " cells");
+    }
+    const CellStore* store = FindStore(*tensor, 0);
+    if (store == nullptr) throw Error(ErrorCode::kHost, tensor->name + ": nothing was written");
+    const auto row_values = static_cast<size_t>(tensor->row_values);
+    std::vector<float> rows(static_cast<size_t>(num_cells) * row_values);
+    for (int64_t cell = 0; cell < num_cells; ++cell) {
+      store->ReadRow(cell, &rows[static_cast<size_t>(cell) * row_values]);
+    }
+    take(*tensor, rows.data());
+  }
+}
+
 void KvCache::AddTo(CacheTotals& totals) {
   if (!in_use_) return;
   SettleAll(1);

@@ -10,6 +10,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -109,6 +110,12 @@ class KvCache {
 
   void Clear(KvTensor& tensor);
   void AddTo(CacheTotals& totals);
+
+  // Hands out the first `num_cells` rows of each tensor's first stream as attention reads them,
+  // [num_cells][row_values]. Throws Error(kParameter) if a tensor has fewer, Error(kHost) if
+  // nothing was ever written to one.
+  void ReadRows(int64_t num_cells,
+                const std::function<void(const KvTensor& tensor, const float* rows)>& take) const;
 
   // Why nothing is computed on this cache, or empty. A refusal is for good (a model or a way of
   // running it that cannot be served); damage, a state that could not be loaded, lasts until the

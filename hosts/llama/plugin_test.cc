@@ -384,6 +384,36 @@ TEST(PlugIn, KeepsCachesOfDifferentPoliciesApart) {
   EXPECT_LT(5 * Distance(exact, eight.Attend(3, 384)[0]), Distance(exact, two.Attend(3, 384)[0]));
 }
 
+// What Rows hands out, by role.
+struct HandedRows {
+  std::vector<float> rows[2];
+  static void Take(void* user, int layer, int is_value, int num_kv_heads, int head_dim,
+                   const float* rows) {
+    EXPECT_EQ(layer, 0);
+    EXPECT_EQ(num_kv_heads, kKvHeads);
+    EXPECT_EQ(head_dim, kHeadDim);
+    static_cast<HandedRows*>(user)->rows[is_value].assign(rows, rows + 300 * kRowValues);
+  }
+};
+
+TEST(PlugIn, HandsOutTheRowsItHolds) {
+  Cache ours = Cache::Ours(PolicyOf("f16"));
+  ASSERT_EQ(ours.Write(0, 300, 3), GGML_STATUS_SUCCESS);
+  HandedRows handed;
+  char message[200];
+  ASSERT_EQ(Rows(300, HandedRows::Take, &handed, message, sizeof(message)), 0) << message;
+  for (int role = 0; role < 2; ++role) {
+    std::vector<ggml_fp16_t> halves(handed.rows[role].size());
+    ggml_fp32_to_fp16_row(handed.rows[role].data(), halves.data(),
+                          static_cast<int64_t>(halves.size()));
+    const std::vector<char> saved = ours.Save(role, 300);
+    ASSERT_EQ(saved.size(), halves.size() * sizeof(ggml_fp16_t));
+    EXPECT_EQ(std::memcmp(saved.data(), halves.data(), saved.size()), 0);
+  }
+  EXPECT_NE(Rows(kCells + 1, HandedRows::Take, &handed, message, sizeof(message)), 0);
+  EXPECT_NE(std::string(message).find("it has 512 cells"), std::string::npos) << message;
+}
+
 TEST(PlugIn, TellsWhatItHolds) {
   Cache ours = Cache::Ours(PolicyOf("turbo4", 0));
   ASSERT_EQ(ours.Write(0, 384, 3), GGML_STATUS_SUCCESS);

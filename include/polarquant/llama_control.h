@@ -5,6 +5,7 @@
 #pragma once
 
 #include <stddef.h>  // NOLINT(modernize-deprecated-headers): this header is C
+#include <stdint.h>  // NOLINT(modernize-deprecated-headers): this header is C
 
 #ifdef __cplusplus
 extern "C" {
@@ -39,6 +40,16 @@ typedef int (*polarquant_observe_t)(int dense);
 // `error`.
 #define POLARQUANT_OBSERVED "polarquant_observed"
 typedef int (*polarquant_observed_t)(const char* path, char* error, size_t error_bytes);
+
+// "polarquant_rows": hands out the rows of cells 0 to num_cells - 1 of all live caches (of their
+// first stream) as attention reads them: `take` is called for the keys and for the values of each
+// layer, with f32 [num_cells][num_kv_heads][head_dim], valid during the call. Returns 0, or an
+// ErrorCode with the message in `error`.
+#define POLARQUANT_ROWS "polarquant_rows"
+typedef void (*polarquant_take_rows_t)(void* user, int layer, int is_value, int num_kv_heads,
+                                       int head_dim, const float* rows);
+typedef int (*polarquant_rows_t)(int64_t num_cells, polarquant_take_rows_t take, void* user,
+                                 char* error, size_t error_bytes);
 
 #ifdef __cplusplus
 }
