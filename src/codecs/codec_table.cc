@@ -47,6 +47,10 @@ const std::vector<Codec>& Table() {
       TurboProdCodec<3>("turboprod3", "2-bit Lloyd-Max codes and a sketch of what they leave"),
       TurboProdCodec<4>("turboprod4", "3-bit Lloyd-Max codes and a sketch of what they leave"),
       EquatorCodec("equator", "rotated, 1 bit an angle, which is the sign; an 8-bit norm"),
+      ZScoreCodec<2>("zscore2", "z-scored by channel and page, 2-bit Lloyd-Max codes"),
+      ZScoreCodec<3>("zscore3", "z-scored by channel and page, 3-bit Lloyd-Max codes"),
+      ZScoreCodec<4>("zscore4", "z-scored by channel and page, 4-bit Lloyd-Max codes"),
+      ZScoreCodec<5>("zscore5", "z-scored by channel and page, 5-bit Lloyd-Max codes"),
   };
   return table;
 }

@@ -44,5 +44,8 @@ template <int kBits>
 Codec TurboProdCodec(std::string_view name, std::string_view summary);
 // equator.cc
 Codec EquatorCodec(std::string_view name, std::string_view summary);
+// zscore.cc, 2 to 5 bits
+template <int kBits>
+Codec ZScoreCodec(std::string_view name, std::string_view summary);
 
 }  // namespace polarquant

@@ -33,7 +33,7 @@ std::vector<std::string> AllSchemes() {
          {"", ":center", ":balance", ":balanced", ":center=rope", ":balanced:center=rope"}) {
       for (const char* scale : {"", ":scale=mse", ":scale=norm"}) {
         for (const char* rotate : {"", ":rotate=none"}) {
-          if (*center != 0 && codec.code_bits >= 16) continue;
+          if (*center != 0 && !codec.normalises) continue;
           if (*scale != 0 && !codec.scale_rules) continue;
           if (*rotate != 0 && !codec.rotates) continue;
           all.push_back(std::string(codec.name) + center + scale + rotate);

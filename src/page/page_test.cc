@@ -95,11 +95,16 @@ std::vector<std::string> Schemes() {
   std::vector<std::string> schemes;
   for (const CodecInfo& info : Codecs()) {
     schemes.emplace_back(info.name);
-    if (info.code_bits < 16) schemes.push_back(std::string(info.name) + ":center");
+    if (info.normalises) schemes.push_back(std::string(info.name) + ":center");
   }
   schemes.insert(schemes.end(), {"turbo2:scale=mse", "turbo3:center:scale=norm",
                                  "turbo4:rotate=none", "q8_0:rotate=none"});
   return schemes;
+}
+
+void CopyHeaders(const PageFormat& format, const PageBytes& from, PageBytes& to) {
+  std::memcpy(to.get() + format.header_offset(), from.get() + format.header_offset(),
+              format.headers_bytes());
 }
 
 template <typename Visit>
@@ -150,8 +155,8 @@ TEST(PageFormat, HasTheSizesOfTheFormat) {
 TEST(PageFormat, CountsWholeVectorsOfSixtyFourBytes) {
   ForEveryFormat({16, 32, 64, 80, 112, 128, 576}, [](const PageFormat& format) {
     EXPECT_EQ(format.page_bytes() % 64, 0u);
-    EXPECT_GE(format.page_bytes(), format.header_offset() + format.header_bytes());
-    EXPECT_LT(format.page_bytes(), format.header_offset() + format.header_bytes() + 64);
+    EXPECT_GE(format.page_bytes(), format.header_offset() + format.headers_bytes());
+    EXPECT_LT(format.page_bytes(), format.header_offset() + format.headers_bytes() + 64);
     const size_t rows = static_cast<size_t>(format.page_tokens());
     EXPECT_EQ(format.header_offset(), rows * format.record_bytes());
   });
@@ -306,8 +311,7 @@ TEST(EveryScheme, EncodesARowAsItEncodesThePage) {
     format.EncodePage(rows.data(), format.page_tokens(), page.get());
     const std::vector<float> others(rows.size(), 1.0f);
     format.EncodePage(others.data(), format.page_tokens(), patched.get());
-    std::memcpy(format.Header(patched.get()).data(), format.Header(page.get()).data(),
-                format.header_bytes());
+    CopyHeaders(format, page, patched);
     for (int r = 0; r < format.page_tokens(); ++r) {
       format.EncodeRow(patched.get(), r, rows.data() + r * format.head_dim());
     }
@@ -345,8 +349,7 @@ TEST(EveryScheme, MovesRecordsBitExactly) {
     PageBytes page(format), copy(format);
     format.EncodePage(rows.data(), format.page_tokens(), page.get());
     format.EncodePage(rows.data(), 0, copy.get());
-    std::memcpy(format.Header(copy.get()).data(), format.Header(page.get()).data(),
-                format.header_bytes());
+    CopyHeaders(format, page, copy);
     std::vector<std::byte> record(format.record_bytes() + 1, std::byte{0x5a});
     for (int r = format.page_tokens() - 1; r >= 0; --r) {
       format.ReadRecord(page.get(), r, record.data());
