@@ -51,6 +51,10 @@ const std::vector<Codec>& Table() {
       ZScoreCodec<3>("zscore3", "z-scored by channel and page, 3-bit Lloyd-Max codes"),
       ZScoreCodec<4>("zscore4", "z-scored by channel and page, 4-bit Lloyd-Max codes"),
       ZScoreCodec<5>("zscore5", "z-scored by channel and page, 5-bit Lloyd-Max codes"),
+      KiviCodec<2>("kivi2",
+                   "2-bit affine groups of 32 tokens a channel; of 32 channels for values"),
+      KiviCodec<4>("kivi4",
+                   "4-bit affine groups of 32 tokens a channel; of 32 channels for values"),
   };
   return table;
 }

