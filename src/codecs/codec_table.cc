@@ -55,6 +55,10 @@ const std::vector<Codec>& Table() {
                    "2-bit affine groups of 32 tokens a channel; of 32 channels for values"),
       KiviCodec<4>("kivi4",
                    "4-bit affine groups of 32 tokens a channel; of 32 channels for values"),
+      DualCodec<2>("dual2", "rotated, scaled by channel and by token, 2-bit Lloyd-Max codes"),
+      DualCodec<3>("dual3", "rotated, scaled by channel and by token, 3-bit Lloyd-Max codes"),
+      DualCodec<4>("dual4", "rotated, scaled by channel and by token, 4-bit Lloyd-Max codes"),
+      DualCodec<5>("dual5", "rotated, scaled by channel and by token, 5-bit Lloyd-Max codes"),
   };
   return table;
 }

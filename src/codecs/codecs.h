@@ -50,5 +50,8 @@ Codec ZScoreCodec(std::string_view name, std::string_view summary);
 // kivi.cc, 2 or 4 bits
 template <int kBits>
 Codec KiviCodec(std::string_view name, std::string_view summary);
+// dual.cc, 2 to 5 bits
+template <int kBits>
+Codec DualCodec(std::string_view name, std::string_view summary);
 
 }  // namespace polarquant

@@ -66,7 +66,8 @@ TEST(CodecTable, NamesEveryCodecOnceInOneOrder) {
       "e8-3",     "e8p",     "trellis1",   "trellis2",   "trellis3",   "trellis4", "polar",
       "fp8_e4m3", "int2",    "int4",       "turbo2_0",   "turbo3_0",   "turbo4_0", "qjl",
       "qjl2",     "qjl4",    "turboprod2", "turboprod3", "turboprod4", "equator",  "zscore2",
-      "zscore3",  "zscore4", "zscore5",    "kivi2",      "kivi4"};
+      "zscore3",  "zscore4", "zscore5",    "kivi2",      "kivi4",      "dual2",    "dual3",
+      "dual4",    "dual5"};
   std::vector<std::string> names;
   for (const CodecInfo& info : Codecs()) {
     names.emplace_back(info.name);

@@ -98,7 +98,8 @@ std::vector<std::string> Schemes() {
     if (info.normalises) schemes.push_back(std::string(info.name) + ":center");
   }
   schemes.insert(schemes.end(), {"turbo2:scale=mse", "turbo3:center:scale=norm",
-                                 "turbo4:rotate=none", "q8_0:rotate=none"});
+                                 "turbo4:rotate=none", "q8_0:rotate=none", "dual4:codes=rtn",
+                                 "kivi2:group=64", "zscore4:pad=scaled", "int4:fit=hqq"});
   return schemes;
 }
 
@@ -295,11 +296,10 @@ TEST(EveryScheme, DecodesAlikeInBothRoles) {
     const Scheme scheme = Scheme::Parse(text);
     if (!Stores(scheme, Role::kKey) || !Stores(scheme, Role::kValue)) continue;
     for (const int head_dim : {64, 96, 128}) {
-      if (PageFormat(scheme, Role::kKey, head_dim).group_tokens() != 128) continue;  // keys only
+      const PageFormat keys(scheme, Role::kKey, head_dim), values(scheme, Role::kValue, head_dim);
+      if (keys.record_bytes() != values.record_bytes()) continue;  // roles of different kinds
       const std::vector<float> rows = GaussianRows(128, head_dim, 3);
-      EXPECT_EQ(RoundTrip(PageFormat(scheme, Role::kKey, head_dim), rows),
-                RoundTrip(PageFormat(scheme, Role::kValue, head_dim), rows))
-          << text;
+      EXPECT_EQ(RoundTrip(keys, rows), RoundTrip(values, rows)) << text;
     }
   }
 }
