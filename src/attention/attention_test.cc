@@ -174,7 +174,10 @@ TEST(Attention, EveryPairOfSchemesMatchesTheReference) {
                            "turbo4:balanced",
                            "turbo3:balanced:center=rope",
                            "q8_0:balance:rotate=none",
-                           "turbo5:center=rope"};
+                           "turbo5:center=rope",
+                           "zscore3",
+                           "kivi2",
+                           "dual3:center"};
   unsigned seed = 0;
   for (const char* key : schemes) {
     for (const char* value : schemes) {
