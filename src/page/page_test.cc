@@ -401,6 +401,30 @@ TEST(EveryScheme, SurvivesUglyInput) {
   });
 }
 
+TEST(EveryScheme, StaysFiniteWithStatisticsOfNoRowsAndOfOthers) {
+  ForEveryFormat({16, 80, 128}, [](const PageFormat& format) {
+    const int head_dim = format.head_dim(), count = format.page_tokens();
+    const uint64_t all[4] = {~uint64_t{0}, ~uint64_t{0}, ~uint64_t{0}, ~uint64_t{0}};
+    for (const float size : {1e-38f, 1e-6f, 1.0f, 1e6f}) {
+      std::vector<float> rows = GaussianRows(count, head_dim, 17), decoded(rows.size());
+      for (float& value : rows) value *= size;
+      const auto expect_finite = [&](const PageBytes& page) {
+        format.DecodePage(page.get(), count, decoded.data());
+        for (const float value : decoded) ASSERT_TRUE(std::isfinite(value)) << size;
+      };
+      PageBytes outside(format), patched(format);
+      format.EncodePage(rows.data(), count, outside.get(), all);
+      expect_finite(outside);
+      const std::vector<float> others = GaussianRows(count, head_dim, 18);
+      format.EncodePage(others.data(), count, patched.get());
+      for (int r = 0; r < count; ++r) {
+        format.EncodeRow(patched.get(), r, rows.data() + r * head_dim);
+      }
+      expect_finite(patched);
+    }
+  });
+}
+
 TEST(EveryScheme, TakesASingleTokenAndZeros) {
   ForEveryFormat({32, 64, 80, 128}, [](const PageFormat& format) {
     const std::vector<float> row = GaussianRows(1, format.head_dim(), 10);
