@@ -70,6 +70,23 @@ TEST(Scheme, MeansWhatItSays) {
   EXPECT_EQ(Scheme(), Scheme::Parse("f16"));
 }
 
+TEST(Scheme, TakesTheOptionsOfItsCodecAndLeavesOutTheUsualOnes) {
+  for (const CodecInfo& codec : Codecs()) {
+    for (const CodecOption& option : codec.options) {
+      const std::string start = std::string(codec.name) + ":" + std::string(option.name) + "=";
+      for (size_t word = 0; word < option.words.size(); ++word) {
+        const std::string text = start + std::string(option.words[word]);
+        const bool usual = static_cast<int>(word) == option.usual;
+        EXPECT_EQ(Scheme::Parse(text).ToString(), usual ? codec.name : text);
+      }
+      EXPECT_NE(MessageOf(start + "nonsense").find(option.name), std::string::npos);
+    }
+  }
+  EXPECT_NE(MessageOf("kivi2:group=33").find("group=32|64|128"), std::string::npos);
+  EXPECT_NE(MessageOf("dual3:codes=rtn:codes=lloyd").find("once"), std::string::npos);
+  EXPECT_EQ(Scheme::Parse("dual3:center:codes=rtn").ToString(), "dual3:codes=rtn:center");
+}
+
 TEST(Scheme, TakesModifiersInAnyOrderAndPrintsThemInOne) {
   EXPECT_EQ(Scheme::Parse("turbo4:rotate=none:scale=norm:center").ToString(),
             "turbo4:center:scale=norm:rotate=none");
