@@ -111,7 +111,21 @@ int RunSchemes(const SchemesOptions& options) {
       "head_dim {}; record: bytes of one row, header: bytes of one page; kernels here: {}\n\n",
       options.head_dim, ActiveTarget());
   report["refused"] = refused;
-  std::string tail = "\n";
+  report["options"] = Json::array();
+  std::string words = "\n";
+  for (const CodecInfo& info : Codecs()) {
+    for (const CodecOption& option : info.options) {
+      const std::string values = option.words.empty()
+                                     ? fmt::format("{}..{}", option.least, option.most)
+                                     : fmt::format("{}", fmt::join(option.words, "|"));
+      report["options"].push_back({{"codec", info.name},
+                                   {"name", option.name},
+                                   {"values", values},
+                                   {"summary", option.summary}});
+      words += fmt::format("{}:{}={}  {}\n", info.name, option.name, values, option.summary);
+    }
+  }
+  std::string tail = words + "\n";
   for (const Json& row : refused) tail += row.at("cause").get<std::string>() + "\n";
   tail += "Any scheme also takes :scale=norm, :scale=mse (turbo) or :rotate=none.\n\nPresets:\n";
   report["presets"] = Json::array();

@@ -59,6 +59,9 @@ class PageFormat {
   // One row with the statistics the page already has (patching), and back.
   void EncodeRow(std::byte* page, int index, const float* row) const;
   void DecodeRow(const std::byte* page, int index, float* row) const;
+  // For pages of several groups: the statistics of row `index`'s group anew, from `rows`
+  // [count][head_dim]. What is encoded in the group already loses its meaning.
+  void LearnGroup(std::byte* page, int index, const float* rows, int count) const;
 
   // The row's record in row order (record_bytes() bytes: scales, then codes packed least
   // significant bit first), wherever the page keeps its parts. Bit-exact both ways.

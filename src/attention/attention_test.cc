@@ -178,7 +178,10 @@ TEST(Attention, EveryPairOfSchemesMatchesTheReference) {
                            "turbo3:center:sharpen=120",
                            "turbo5:sharpen=80",
                            "mixed3:balanced",
-                           "turbo5:center=rope"};
+                           "turbo5:center=rope",
+                           "zscore3",
+                           "kivi2",
+                           "dual3:center"};
   unsigned seed = 0;
   for (const char* key : schemes) {
     for (const char* value : schemes) {

@@ -108,8 +108,11 @@ struct CellStore::Impl {
   // Encodes one kv_head of a page from `rows` [page_tokens][head_dim], zeros where nothing was
   // written. Pinned and unwritten rows stay out of the statistics. Overwrites the rows.
   void EncodeHead(int64_t page, size_t head, float* rows) const;
-  // One row with the statistics the page has. Overwrites the row.
-  void EncodeSlot(int64_t page, size_t head, int slot, float* row) const;
+  // One kv_head of `slots`, from `rows` [page_tokens][head_dim], into a page whose other codes
+  // stay: with the statistics the page has, except that a group of rows among several of a page
+  // gets statistics of its own if no code that stays was made with those it has. Overwrites the
+  // rows.
+  void PatchHead(int64_t page, size_t head, const PageBits& slots, float* rows) const;
   void TransformPage(int64_t page, const PageBits& cells,
                      const std::function<void(int64_t cell, float* row)>& change,
                      const std::function<int32_t(int64_t cell)>& shift);

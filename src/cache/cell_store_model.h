@@ -313,6 +313,9 @@ class StoreModel {
 
   void PatchPage(int64_t page, const std::function<bool(const Cell&)>& takes) {
     Page& state = pages_[static_cast<size_t>(page)];
+    for (int64_t first = 0; first < tokens_; first += format_.group_tokens()) {
+      if (format_.group_tokens() < tokens_) LearnGroupIfFree(page, static_cast<int>(first), takes);
+    }
     ForPage(page, [&](int64_t index, const Cell& c) {
       if (!takes(c)) return;
       for (size_t head = 0; head < heads_; ++head) {
@@ -324,6 +327,31 @@ class StoreModel {
       }
     });
     TakeIf(page, takes);
+  }
+
+  // A group that keeps no code made with its own header learns a new one from what it takes.
+  // (Groups have no rotating centre.)
+  void LearnGroupIfFree(int64_t page, int first, const std::function<bool(const Cell&)>& takes) {
+    Page& state = pages_[static_cast<size_t>(page)];
+    std::vector<Floats> together(heads_);
+    int count = 0;
+    bool in_force = false;
+    ForPage(page, [&](int64_t index, const Cell& c) {
+      if (SlotOf(index) / format_.group_tokens() != first / format_.group_tokens()) return;
+      if (!takes(c)) {
+        in_force = in_force || (c.coded() && HasOwnHeaders(state, index));
+        return;
+      }
+      ++count;
+      for (size_t head = 0; head < heads_; ++head) {
+        const float* row = c.row.data() + head * dim_;
+        together[head].insert(together[head].end(), row, row + dim_);
+      }
+    });
+    if (in_force || count == 0) return;
+    for (size_t head = 0; head < heads_; ++head) {
+      format_.LearnGroup(state.own[head].data(), first, together[head].data(), count);
+    }
   }
 
   void TakeIf(int64_t page, const std::function<bool(const Cell&)>& takes) {

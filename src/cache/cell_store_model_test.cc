@@ -250,27 +250,32 @@ TEST_P(CellStoreHistory, EqualsThePlainModelAfterEveryFewSteps) {
 }
 
 constexpr Role kKey = Role::kKey, kValue = Role::kValue;
-INSTANTIATE_TEST_SUITE_P(Shapes, CellStoreHistory,
-                         testing::Values(Shape{"turbo4", kKey, 64, 3, 128, 128, 2, 1100},
-                                         Shape{"turbo4", kValue, 80, 1, 64, 5, 1, 700},
-                                         Shape{"turbo4:center", kKey, 128, 1, 128, 0, 0, 900},
-                                         Shape{"turbo3:center", kKey, 64, 3, 128, 5, 2, 1000},
-                                         Shape{"turbo3:center", kValue, 80, 3, 64, 200, 8, 640},
-                                         Shape{"turbo3:center", kKey, 64, 1, 256, 0, 1, 1300},
-                                         Shape{"turbo4:balanced", kKey, 64, 3, 128, 5, 2, 900},
-                                         Shape{"turbo3:balance", kKey, 80, 1, 64, 0, 1, 600},
-                                         Shape{"turbo4:balanced:center=rope", kKey, 64, 3, 64, 5, 1,
-                                               700},
-                                         Shape{"q8_0:center=rope", kKey, 32, 2, 128, 64, 2, 900},
-                                         Shape{"turbo4:dense", kKey, 64, 3, 128, 5, 2, 900},
-                                         Shape{"mixed3:balanced", kKey, 64, 1, 64, 5, 2, 700},
-                                         Shape{"turbo3s8:center", kValue, 80, 2, 128, 5, 2, 800},
-                                         Shape{"q8_0", kValue, 128, 1, 128, 200, 2, 1000},
-                                         Shape{"q8_0", kKey, 64, 3, 64, 0, 8, 500},
-                                         Shape{"f16", kKey, 80, 3, 128, 128, 2, 900},
-                                         Shape{"f32", kKey, 64, 1, 64, 5, 1, 500},
-                                         Shape{"bf16", kValue, 64, 3, 128, 5, 1, 900},
-                                         Shape{"turbo2:center", kKey, 16, 1, 64, 5, 1, 1500}));
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, CellStoreHistory,
+    testing::Values(
+        Shape{"turbo4", kKey, 64, 3, 128, 128, 2, 1100},
+        Shape{"turbo4", kValue, 80, 1, 64, 5, 1, 700},
+        Shape{"turbo4:center", kKey, 128, 1, 128, 0, 0, 900},
+        Shape{"turbo3:center", kKey, 64, 3, 128, 5, 2, 1000},
+        Shape{"turbo3:center", kValue, 80, 3, 64, 200, 8, 640},
+        Shape{"turbo3:center", kKey, 64, 1, 256, 0, 1, 1300},
+        Shape{"turbo4:balanced", kKey, 64, 3, 128, 5, 2, 900},
+        Shape{"turbo3:balance", kKey, 80, 1, 64, 0, 1, 600},
+        Shape{"turbo4:balanced:center=rope", kKey, 64, 3, 64, 5, 1, 700},
+        Shape{"q8_0:center=rope", kKey, 32, 2, 128, 64, 2, 900},
+        Shape{"turbo4:dense", kKey, 64, 3, 128, 5, 2, 900},
+        Shape{"mixed3:balanced", kKey, 64, 1, 64, 5, 2, 700},
+        Shape{"turbo3s8:center", kValue, 80, 2, 128, 5, 2, 800},
+        Shape{"q8_0", kValue, 128, 1, 128, 200, 2, 1000}, Shape{"q8_0", kKey, 64, 3, 64, 0, 8, 500},
+        Shape{"f16", kKey, 80, 3, 128, 128, 2, 900}, Shape{"f32", kKey, 64, 1, 64, 5, 1, 500},
+        Shape{"bf16", kValue, 64, 3, 128, 5, 1, 900}, Shape{"zscore3", kKey, 64, 3, 128, 5, 2, 900},
+        Shape{"zscore2", kValue, 80, 1, 64, 0, 1, 600}, Shape{"kivi2", kKey, 64, 3, 128, 5, 2, 900},
+        Shape{"kivi4:group=64", kKey, 80, 1, 256, 0, 1, 1300},
+        Shape{"kivi2", kKey, 32, 1, 64, 0, 0, 500}, Shape{"kivi4", kValue, 64, 2, 64, 5, 1, 700},
+        Shape{"dual3", kKey, 64, 3, 128, 5, 2, 900},
+        Shape{"dual2:codes=rtn:center", kKey, 80, 1, 64, 64, 1, 600},
+        Shape{"dual4:balanced", kKey, 64, 2, 128, 0, 2, 900},
+        Shape{"turbo2:center", kKey, 16, 1, 64, 5, 1, 1500}));
 
 }  // namespace
 }  // namespace polarquant

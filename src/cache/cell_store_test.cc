@@ -177,6 +177,31 @@ TEST(CellStore, PatchesAFewRewrittenRowsWithTheStatisticsThePageHas) {
   }
 }
 
+// The page closes short after 40 rows: of its groups of 32 tokens two have never seen a row.
+TEST(CellStore, GivesGroupsStatisticsOfTheirOwnWhenTheyFillLater) {
+  CellStore::Config config = SomeConfig("kivi4", 0);
+  config.max_partial_pages = 0;
+  CellStore store(config);
+  Write(store, 0, 40);
+  store.Settle(1);
+  ASSERT_TRUE(Closed(store, 0));
+  const auto before = PageBytes(store, 0);
+  const Floats rows = SomeRows(64, 9);
+  store.Write(Cells(64, 64), rows.data(), static_cast<int64_t>(kRow), 1);
+  store.Settle(1);
+  EXPECT_EQ(ExactIn(store, 0), 0);
+  EXPECT_EQ(PageBytes(store, 0)[0].front(), before[0].front());
+  Floats row(kRow);
+  double error = 0.0;
+  for (size_t r = 0; r < 64; ++r) {
+    store.ReadRow(64 + static_cast<int64_t>(r), row.data());
+    for (size_t i = 0; i < kRow; ++i) {
+      error += std::pow(static_cast<double>(rows[r * kRow + i]) - static_cast<double>(row[i]), 2);
+    }
+  }
+  EXPECT_LT(error / (64.0 * static_cast<double>(kRow)), 0.007);
+}
+
 TEST(CellStore, ClosesAfreshWhenAllRowsWereRewritten) {
   CellStore store(SomeConfig()), fresh(SomeConfig());
   Write(store, 0, 256, 1);

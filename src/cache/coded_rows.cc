@@ -89,7 +89,8 @@ uint8_t CellStore::Impl::HeaderIndex(int64_t page, int slot, const std::byte* he
   };
   size_t index = 0;
   for (; index < used.size(); ++index) {
-    if (used[index] && holds(index)) return static_cast<uint8_t>(index);
+    // The page's own costs nothing, in force or not.
+    if ((used[index] || index == 0) && holds(index)) return static_cast<uint8_t>(index);
   }
   index = 0;
   while (used[index]) ++index;

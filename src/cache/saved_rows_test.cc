@@ -82,7 +82,7 @@ TEST(SavedRows, FitForTheSchemesPeopleUseAndAreRefusedByNameForTheOthers) {
                              "turbo8", "q8_0", "q4_0", "f16"}) {
     EXPECT_TRUE(CellStore(Shape(scheme)).can_save()) << scheme;
   }
-  for (const char* scheme : {"turbo8:center", "f32", "bf16"}) {
+  for (const char* scheme : {"turbo8:center", "f32", "bf16", "zscore3", "kivi2", "dual3"}) {
     CellStore store(Shape(scheme));
     EXPECT_FALSE(store.can_save()) << scheme;
     try {

@@ -20,9 +20,29 @@ void CellStore::Impl::EncodeHead(int64_t page, size_t head, float* rows) const {
                             outside.Any() ? outside.words : nullptr);
 }
 
-void CellStore::Impl::EncodeSlot(int64_t page, size_t head, int slot, float* row) const {
-  AddCentre(page, head, slot, 1, -1.0f, row);
-  FormatOf(head).EncodeRow(Codes(page, head), slot, row);
+void CellStore::Impl::PatchHead(int64_t page, size_t head, const PageBits& slots,
+                                float* rows) const {
+  const PageState& state = *Find(page);
+  const PageFormat& to = FormatOf(head);
+  const auto row = [&](int slot) { return rows + static_cast<size_t>(slot) * head_dim; };
+  slots.ForEach([&](int slot) { AddCentre(page, head, slot, 1, -1.0f, row(slot)); });
+  const PageBits staying = state.coded().Without(slots);
+  const int tokens = format.group_tokens();
+  for (int first = 0; first < config.page_tokens; first += tokens) {
+    const PageBits group = PageBits::Range(first, first + tokens);
+    const PageBits joining = slots.And(group);
+    bool in_force = false;
+    staying.And(group).ForEach([&](int slot) {
+      in_force |= !state.mixed || state.mixed->index[static_cast<size_t>(slot)] == 0;
+    });
+    if (joining.Any() && !in_force && tokens < config.page_tokens) {
+      std::vector<float> together;
+      joining.ForEach(
+          [&](int slot) { together.insert(together.end(), row(slot), row(slot) + head_dim); });
+      to.LearnGroup(Codes(page, head), first, together.data(), joining.Count());
+    }
+    joining.ForEach([&](int slot) { to.EncodeRow(Codes(page, head), slot, row(slot)); });
+  }
 }
 
 void CellStore::Impl::Settle(int num_threads) {
@@ -67,10 +87,12 @@ void CellStore::Impl::Settle(int num_threads) {
         continue;
       }
       const int64_t page = patching[which - closing.size()];
-      Find(page)->loose().ForEach([&](int slot) {
-        HalvesToFloats(ExactRow(CellOf(page, slot)) + head * head_dim, head_dim, rows.data());
-        EncodeSlot(page, head, slot, rows.data());
+      const PageBits loose = Find(page)->loose();
+      loose.ForEach([&](int slot) {
+        HalvesToFloats(ExactRow(CellOf(page, slot)) + head * head_dim, head_dim,
+                       rows.data() + static_cast<size_t>(slot) * head_dim);
       });
+      PatchHead(page, head, loose, rows.data());
     }
   });
 

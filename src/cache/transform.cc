@@ -58,7 +58,7 @@ void CellStore::Impl::TransformPage(int64_t page, const PageBits& slots,
     if (afresh) {
       EncodeHead(page, head, part(head, 0));
     } else {
-      changed.ForEach([&](int slot) { EncodeSlot(page, head, slot, part(head, slot)); });
+      PatchHead(page, head, changed, part(head, 0));
     }
   }
   if (afresh) {

@@ -33,7 +33,8 @@ class Coder {
   virtual ~Coder() = default;
   virtual size_t record_bytes() const = 0;
   // Statistics that rows encoded together share, and how many neighbours in a page do: a divisor of
-  // page_tokens, or 0 for the whole page.
+  // page_tokens, or 0 for the whole page. A codec of groups does not normalise: a page has one
+  // mean.
   virtual size_t header_bytes() const { return 0; }
   virtual int group_tokens() const { return 0; }
   // Fills the header from `rows` [count][head_dim]; count may be 0.

@@ -54,6 +54,18 @@ const std::vector<Codec>& Table() {
       TurboProdCodec<3>("turboprod3", "2-bit Lloyd-Max codes and a sketch of what they leave"),
       TurboProdCodec<4>("turboprod4", "3-bit Lloyd-Max codes and a sketch of what they leave"),
       EquatorCodec("equator", "rotated, 1 bit an angle, which is the sign; an 8-bit norm"),
+      ZScoreCodec<2>("zscore2", "z-scored by channel and page, 2-bit Lloyd-Max codes"),
+      ZScoreCodec<3>("zscore3", "z-scored by channel and page, 3-bit Lloyd-Max codes"),
+      ZScoreCodec<4>("zscore4", "z-scored by channel and page, 4-bit Lloyd-Max codes"),
+      ZScoreCodec<5>("zscore5", "z-scored by channel and page, 5-bit Lloyd-Max codes"),
+      KiviCodec<2>("kivi2",
+                   "2-bit affine groups of 32 tokens a channel; of 32 channels for values"),
+      KiviCodec<4>("kivi4",
+                   "4-bit affine groups of 32 tokens a channel; of 32 channels for values"),
+      DualCodec<2>("dual2", "rotated, scaled by channel and by token, 2-bit Lloyd-Max codes"),
+      DualCodec<3>("dual3", "rotated, scaled by channel and by token, 3-bit Lloyd-Max codes"),
+      DualCodec<4>("dual4", "rotated, scaled by channel and by token, 4-bit Lloyd-Max codes"),
+      DualCodec<5>("dual5", "rotated, scaled by channel and by token, 5-bit Lloyd-Max codes"),
   };
   return table;
 }

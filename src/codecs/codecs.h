@@ -50,5 +50,14 @@ template <int kBits>
 Codec ByteScaleCodec(std::string_view name, std::string_view summary);
 // equator.cc
 Codec EquatorCodec(std::string_view name, std::string_view summary);
+// zscore.cc, 2 to 5 bits
+template <int kBits>
+Codec ZScoreCodec(std::string_view name, std::string_view summary);
+// kivi.cc, 2 or 4 bits
+template <int kBits>
+Codec KiviCodec(std::string_view name, std::string_view summary);
+// dual.cc, 2 to 5 bits
+template <int kBits>
+Codec DualCodec(std::string_view name, std::string_view summary);
 
 }  // namespace polarquant

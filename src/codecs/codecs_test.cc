@@ -22,19 +22,30 @@ bool Supports(const Codec& codec, int head_dim) {
   return (codec.info.name != "q8_0" && codec.info.name != "q4_0") || head_dim % 32 == 0;
 }
 
-std::vector<std::byte> Encode(const Codec& codec, const std::vector<float>& row,
-                              ScaleRule rule = ScaleRule::kMse) {
-  const int head_dim = static_cast<int>(row.size());
-  std::vector<std::byte> record(codec.record_bytes(head_dim) + 1, std::byte{0xa5});
-  codec.encode(row.data(), head_dim, rule, record.data());
-  EXPECT_EQ(record.back(), std::byte{0xa5}) << codec.info.name << " writes past its record";
-  record.pop_back();
-  return record;
+std::unique_ptr<const Coder> CoderOf(const Codec& codec, int head_dim,
+                                     ScaleRule rule = ScaleRule::kMse) {
+  Scheme scheme = Scheme::Parse(codec.info.name);
+  scheme.scale_rule = rule;
+  return MakeCoder(scheme, {head_dim});
 }
 
-std::vector<float> Decode(const Codec& codec, const std::vector<std::byte>& record, int head_dim) {
+// The header, learnt from this row alone, and the record.
+std::vector<std::byte> Encode(const Codec& codec, const std::vector<float>& row,
+                              ScaleRule rule = ScaleRule::kMse) {
+  const auto coder = CoderOf(codec, static_cast<int>(row.size()), rule);
+  const size_t header = coder->header_bytes();
+  std::vector<std::byte> bytes(header + coder->record_bytes() + 1, std::byte{0xa5});
+  coder->Learn(row.data(), 1, bytes.data());
+  coder->Encode(bytes.data(), row.data(), bytes.data() + header);
+  EXPECT_EQ(bytes.back(), std::byte{0xa5}) << codec.info.name << " writes past its record";
+  bytes.pop_back();
+  return bytes;
+}
+
+std::vector<float> Decode(const Codec& codec, const std::vector<std::byte>& bytes, int head_dim) {
+  const auto coder = CoderOf(codec, head_dim);
   std::vector<float> row(static_cast<size_t>(head_dim));
-  codec.decode(record.data(), head_dim, row.data());
+  coder->Decode(bytes.data(), bytes.data() + coder->header_bytes(), row.data());
   return row;
 }
 
@@ -50,11 +61,13 @@ std::string Hex(const std::vector<std::byte>& bytes) {
 
 TEST(CodecTable, NamesEveryCodecOnceInOneOrder) {
   const std::vector<std::string> expected = {
-      "f32",      "f16",    "bf16",       "q8_0",       "q4_0",       "turbo1",   "turbo2",
-      "turbo3",   "turbo4", "turbo5",     "turbo6",     "turbo7",     "turbo8",   "e8-2",
-      "e8-3",     "e8p",    "trellis1",   "trellis2",   "trellis3",   "trellis4", "polar",
-      "fp8_e4m3", "int2",   "int4",       "turbo2_0",   "turbo3_0",   "turbo4_0", "qjl",
-      "qjl2",     "qjl4",   "turboprod2", "turboprod3", "turboprod4", "equator"};
+      "f32",      "f16",     "bf16",       "q8_0",       "q4_0",       "turbo1",   "turbo2",
+      "turbo3",   "turbo4",  "turbo5",     "turbo6",     "turbo7",     "turbo8",   "e8-2",
+      "e8-3",     "e8p",     "trellis1",   "trellis2",   "trellis3",   "trellis4", "polar",
+      "fp8_e4m3", "int2",    "int4",       "turbo2_0",   "turbo3_0",   "turbo4_0", "qjl",
+      "qjl2",     "qjl4",    "turboprod2", "turboprod3", "turboprod4", "equator",  "zscore2",
+      "zscore3",  "zscore4", "zscore5",    "kivi2",      "kivi4",      "dual2",    "dual3",
+      "dual4",    "dual5"};
   std::vector<std::string> names;
   for (const CodecInfo& info : Codecs()) {
     names.emplace_back(info.name);
@@ -213,7 +226,8 @@ TEST(EveryCodec, DecodesAnyBytesInsideItsBuffers) {
   std::mt19937_64 generator(12);
   for (const Codec& codec : CodecTable()) {
     for (const int head_dim : {32, 64, 96, 128, 1024}) {
-      std::vector<std::byte> record(codec.record_bytes(head_dim));
+      const auto coder = CoderOf(codec, head_dim);
+      std::vector<std::byte> record(coder->header_bytes() + coder->record_bytes());
       for (int trial = 0; trial < 20; ++trial) {
         for (std::byte& byte : record) byte = static_cast<std::byte>(generator() & 0xff);
         EXPECT_EQ(Decode(codec, record, head_dim).size(), static_cast<size_t>(head_dim));

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Stage 3/7, tests: rows, one codec there and back, and its figures. Codecs are named by schemes,
-// of which only the codec and its options count: rows reach it as they are. Only codecs without
-// statistics.
+// of which only the codec and its options count: rows reach it as they are.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <random>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -46,7 +47,7 @@ inline Row GoldenRow(int head_dim) {
   return row;
 }
 
-// A codec for rows of one head_dim.
+// A codec without statistics for rows of one head_dim.
 class Subject {
  public:
   Subject(std::string_view scheme, int head_dim)
@@ -137,6 +138,76 @@ inline double GaussianDistortionOf(std::string_view scheme, int head_dim, int va
     const Row row = GaussianRow(head_dim, generator);
     error += SquaredError(row, subject.RoundTrip(row));
     energy += Dot(row, row);
+  }
+  return error / energy;
+}
+
+inline std::vector<Row> GaussianPage(int count, int head_dim, uint64_t seed) {
+  GaussianRows source(head_dim, seed);
+  std::vector<Row> rows;
+  for (int r = 0; r < count; ++r) rows.push_back(source.Next());
+  return rows;
+}
+
+// A codec with statistics, for pages of rows.
+class PageSubject {
+ public:
+  PageSubject(std::string_view scheme, int head_dim, Role role = Role::kKey, int page_tokens = 128)
+      : coder_(MakeCoder(Scheme::Parse(scheme), {head_dim, page_tokens, role})),
+        head_dim_(static_cast<size_t>(head_dim)),
+        page_tokens_(page_tokens) {}
+  const Coder& coder() const { return *coder_; }
+  Record Learn(std::span<const Row> rows) const {
+    Record header(coder_->header_bytes(), std::byte{0xa5});
+    Row together;
+    for (const Row& row : rows) together.insert(together.end(), row.begin(), row.end());
+    coder_->Learn(together.data(), static_cast<int>(rows.size()), header.data());
+    return header;
+  }
+  Record Encode(const Record& header, const Row& row) const {
+    Record record(coder_->record_bytes(), std::byte{0xa5});
+    coder_->Encode(header.data(), row.data(), record.data());
+    return record;
+  }
+  Row Decode(const Record& header, const Record& record) const {
+    Row row(head_dim_);
+    coder_->Decode(header.data(), record.data(), row.data());
+    return row;
+  }
+  Row RoundTrip(const Record& header, const Row& row) const {
+    return Decode(header, Encode(header, row));
+  }
+  // Every row with the statistics of its group.
+  std::vector<Row> RoundTrip(std::span<const Row> rows) const {
+    const auto group = static_cast<size_t>(coder_->group_tokens());
+    const size_t step = group == 0 ? rows.size() : group;
+    std::vector<Row> decoded;
+    for (size_t first = 0; first < rows.size(); first += step) {
+      const auto together = rows.subspan(first, std::min(step, rows.size() - first));
+      const Record header = Learn(together);
+      for (const Row& row : together) decoded.push_back(RoundTrip(header, row));
+    }
+    return decoded;
+  }
+  double bits_per_value() const {
+    const int group = coder_->group_tokens() == 0 ? page_tokens_ : coder_->group_tokens();
+    const double bytes = static_cast<double>(coder_->record_bytes()) +
+                         static_cast<double>(coder_->header_bytes()) / group;
+    return 8.0 * bytes / static_cast<double>(head_dim_);
+  }
+
+ private:
+  std::unique_ptr<const Coder> coder_;
+  size_t head_dim_;
+  int page_tokens_;
+};
+
+// |x - x'|^2 / |x|^2 over all rows.
+inline double DistortionOf(std::span<const Row> rows, std::span<const Row> decoded) {
+  double error = 0.0, energy = 0.0;
+  for (size_t r = 0; r < rows.size(); ++r) {
+    error += SquaredError(rows[r], decoded[r]);
+    energy += Dot(rows[r], rows[r]);
   }
   return error / energy;
 }

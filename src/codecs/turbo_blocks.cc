@@ -23,6 +23,7 @@
 #include "codecs/codecs.h"
 #include "codecs/pack.h"
 #include "codecs/record.h"
+#include "math/rotation.h"
 
 namespace polarquant {
 namespace {
@@ -80,18 +81,10 @@ void FlipSigns(const SignBits& bits, float* x) {
   }
 }
 
-// 128^-1/2 diag(last) H diag(first) x, H in natural order.
+// 128^-1/2 diag(last) H diag(first) x.
 void Transform(const SignBits& first, const SignBits& last, float* x) {
   FlipSigns(first, x);
-  for (int stride = 1; stride < kBlock; stride *= 2) {
-    for (int base = 0; base < kBlock; base += 2 * stride) {
-      for (int i = base; i < base + stride; ++i) {
-        const float a = x[i], b = x[i + stride];
-        x[i] = a + b;
-        x[i + stride] = a - b;
-      }
-    }
-  }
+  Hadamard(x, kBlock);
   for (int i = 0; i < kBlock; ++i) x[i] *= kInverseRoot;
   FlipSigns(last, x);
 }

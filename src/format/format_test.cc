@@ -33,7 +33,7 @@ std::vector<std::string> AllSchemes() {
                                ":balanced:center=rope", ":dense"}) {
       for (const char* scale : {"", ":scale=mse", ":scale=norm"}) {
         for (const char* rotate : {"", ":rotate=none"}) {
-          if (*center != 0 && codec.code_bits >= 16) continue;
+          if (*center != 0 && !codec.normalises) continue;
           if (*scale != 0 && !codec.scale_rules) continue;
           if (*rotate != 0 && !codec.rotates) continue;
           all.push_back(std::string(codec.name) + center + scale + rotate);
@@ -68,6 +68,23 @@ TEST(Scheme, MeansWhatItSays) {
   EXPECT_EQ(full.scale_rule, ScaleRule::kMse);
   EXPECT_FALSE(full.rotate);
   EXPECT_EQ(Scheme(), Scheme::Parse("f16"));
+}
+
+TEST(Scheme, TakesTheOptionsOfItsCodecAndLeavesOutTheUsualOnes) {
+  for (const CodecInfo& codec : Codecs()) {
+    for (const CodecOption& option : codec.options) {
+      const std::string start = std::string(codec.name) + ":" + std::string(option.name) + "=";
+      for (size_t word = 0; word < option.words.size(); ++word) {
+        const std::string text = start + std::string(option.words[word]);
+        const bool usual = static_cast<int>(word) == option.usual;
+        EXPECT_EQ(Scheme::Parse(text).ToString(), usual ? codec.name : text);
+      }
+      EXPECT_NE(MessageOf(start + "nonsense").find(option.name), std::string::npos);
+    }
+  }
+  EXPECT_NE(MessageOf("kivi2:group=33").find("group=32|64|128"), std::string::npos);
+  EXPECT_NE(MessageOf("dual3:codes=rtn:codes=lloyd").find("once"), std::string::npos);
+  EXPECT_EQ(Scheme::Parse("dual3:center:codes=rtn").ToString(), "dual3:codes=rtn:center");
 }
 
 TEST(Scheme, TakesModifiersInAnyOrderAndPrintsThemInOne) {

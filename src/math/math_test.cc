@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
@@ -42,6 +43,18 @@ std::vector<int> BlockSizes(int head_dim) {
   std::vector<int> sizes;
   for (const RotationBlock& block : RotationBlocks(head_dim)) sizes.push_back(block.size);
   return sizes;
+}
+
+TEST(Hadamard, IsItsOwnInverseUpToItsSize) {
+  for (int size = 16; size <= kMaxHeadDim; size *= 2) {
+    std::vector<float> x(static_cast<size_t>(size)), y(x.size());
+    for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i % 7) - 2.0f;
+    y = x;
+    Hadamard(y.data(), size);
+    EXPECT_EQ(y[0], std::accumulate(x.begin(), x.end(), 0.0f)) << size;
+    Hadamard(y.data(), size);
+    for (size_t i = 0; i < x.size(); ++i) EXPECT_EQ(y[i], static_cast<float>(size) * x[i]) << size;
+  }
 }
 
 TEST(Rotation, CoversEveryHeadDimWithBlocksFromTheList) {

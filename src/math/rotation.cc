@@ -124,6 +124,8 @@ const float* PaleyMatrix(int order, Transposed transposed) {
   return transposed == Transposed::kYes ? paley.transposed.data() : paley.plain.data();
 }
 
+void Hadamard(float* x, int size) { HadamardPieces(x, size, size); }
+
 void Rotate(float* row, int head_dim) { Rotate(RotationPlanOf(head_dim), row); }
 
 void Unrotate(float* row, int head_dim) { Unrotate(RotationPlanOf(head_dim), row); }

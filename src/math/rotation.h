@@ -44,6 +44,10 @@ std::span<const RotationBlock> RotationBlocks(int head_dim);
 // The rotation of a sketch, 0..kMaxSketches-1: the same blocks, signs from kSketchSeed + sketch.
 const RotationPlan& SketchPlanOf(int head_dim, int sketch);
 
+// x := H x in place, not normalised: Sylvester's matrix in natural order, `size` a power of two
+// from 16 to kMaxHeadDim. Every value is a sum of the same additions on every instruction set.
+void Hadamard(float* x, int size);
+
 // Paley's matrix of order 12 or 20, or its transpose: [order][order] of +1 and -1.
 enum class Transposed { kNo, kYes };
 const float* PaleyMatrix(int order, Transposed transposed);

@@ -6,6 +6,7 @@
 #include "polarquant/page.h"
 
 #include <algorithm>
+#include <cassert>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -97,6 +98,7 @@ struct PageFormat::Impl {
         header_offset(num_rows() * record_bytes),
         header_bytes(mean_bytes + coder->header_bytes()),
         page_bytes(RoundedUp(header_offset + num_groups() * header_bytes)) {
+    assert(!centred() || num_groups() == 1);  // codec.h
     CheckRole(scheme, codec.info, role);
     if (scheme.normalisation.balance) {
       balance.assign(map.balance.begin(), map.balance.end());
@@ -340,6 +342,16 @@ void PageFormat::EncodeRow(std::byte* page, int index, const float* row) const {
   for (int i = 0; i < f.head_dim; ++i) prepared[i] = Sanitise(row[i]) - mean[i];
   f.Map(prepared, 1);
   f.EncodeRotated(page, index, prepared);
+}
+
+void PageFormat::LearnGroup(std::byte* page, int index, const float* rows, int count) const {
+  const Impl& f = *impl_;
+  std::vector<float> prepared;
+  for (int64_t i = 0; i < static_cast<int64_t>(count) * f.head_dim; ++i) {
+    prepared.push_back(Sanitise(rows[i]));
+  }
+  f.Map(prepared.data(), count);
+  f.coder->Learn(prepared.data(), count, page + f.HeaderOffset(index) + f.mean_bytes);
 }
 
 void PageFormat::DecodeRow(const std::byte* page, int index, float* row) const {

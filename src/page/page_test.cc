@@ -95,11 +95,17 @@ std::vector<std::string> Schemes() {
   std::vector<std::string> schemes;
   for (const CodecInfo& info : Codecs()) {
     schemes.emplace_back(info.name);
-    if (info.code_bits < 16) schemes.push_back(std::string(info.name) + ":center");
+    if (info.normalises) schemes.push_back(std::string(info.name) + ":center");
   }
   schemes.insert(schemes.end(), {"turbo2:scale=mse", "turbo3:center:scale=norm",
-                                 "turbo4:rotate=none", "q8_0:rotate=none"});
+                                 "turbo4:rotate=none", "q8_0:rotate=none", "dual4:codes=rtn",
+                                 "kivi2:group=64", "zscore4:pad=scaled", "int4:fit=hqq"});
   return schemes;
+}
+
+void CopyHeaders(const PageFormat& format, const PageBytes& from, PageBytes& to) {
+  std::memcpy(to.get() + format.header_offset(), from.get() + format.header_offset(),
+              format.headers_bytes());
 }
 
 template <typename Visit>
@@ -150,8 +156,8 @@ TEST(PageFormat, HasTheSizesOfTheFormat) {
 TEST(PageFormat, CountsWholeVectorsOfSixtyFourBytes) {
   ForEveryFormat({16, 32, 64, 80, 112, 128, 576}, [](const PageFormat& format) {
     EXPECT_EQ(format.page_bytes() % 64, 0u);
-    EXPECT_GE(format.page_bytes(), format.header_offset() + format.header_bytes());
-    EXPECT_LT(format.page_bytes(), format.header_offset() + format.header_bytes() + 64);
+    EXPECT_GE(format.page_bytes(), format.header_offset() + format.headers_bytes());
+    EXPECT_LT(format.page_bytes(), format.header_offset() + format.headers_bytes() + 64);
     const size_t rows = static_cast<size_t>(format.page_tokens());
     EXPECT_EQ(format.header_offset(), rows * format.record_bytes());
   });
@@ -290,10 +296,10 @@ TEST(EveryScheme, DecodesAlikeInBothRoles) {
     const Scheme scheme = Scheme::Parse(text);
     if (!Stores(scheme, Role::kKey) || !Stores(scheme, Role::kValue)) continue;
     for (const int head_dim : {64, 96, 128}) {
+      const PageFormat keys(scheme, Role::kKey, head_dim), values(scheme, Role::kValue, head_dim);
+      if (keys.record_bytes() != values.record_bytes()) continue;  // roles of different kinds
       const std::vector<float> rows = GaussianRows(128, head_dim, 3);
-      EXPECT_EQ(RoundTrip(PageFormat(scheme, Role::kKey, head_dim), rows),
-                RoundTrip(PageFormat(scheme, Role::kValue, head_dim), rows))
-          << text;
+      EXPECT_EQ(RoundTrip(keys, rows), RoundTrip(values, rows)) << text;
     }
   }
 }
@@ -306,8 +312,7 @@ TEST(EveryScheme, EncodesARowAsItEncodesThePage) {
     format.EncodePage(rows.data(), format.page_tokens(), page.get());
     const std::vector<float> others(rows.size(), 1.0f);
     format.EncodePage(others.data(), format.page_tokens(), patched.get());
-    std::memcpy(format.Header(patched.get()).data(), format.Header(page.get()).data(),
-                format.header_bytes());
+    CopyHeaders(format, page, patched);
     for (int r = 0; r < format.page_tokens(); ++r) {
       format.EncodeRow(patched.get(), r, rows.data() + r * format.head_dim());
     }
@@ -345,8 +350,7 @@ TEST(EveryScheme, MovesRecordsBitExactly) {
     PageBytes page(format), copy(format);
     format.EncodePage(rows.data(), format.page_tokens(), page.get());
     format.EncodePage(rows.data(), 0, copy.get());
-    std::memcpy(format.Header(copy.get()).data(), format.Header(page.get()).data(),
-                format.header_bytes());
+    CopyHeaders(format, page, copy);
     std::vector<std::byte> record(format.record_bytes() + 1, std::byte{0x5a});
     for (int r = format.page_tokens() - 1; r >= 0; --r) {
       format.ReadRecord(page.get(), r, record.data());
@@ -393,6 +397,30 @@ TEST(EveryScheme, SurvivesUglyInput) {
           ASSERT_EQ(value, 0.0f);  // NaN counts as 0
         }
       }
+    }
+  });
+}
+
+TEST(EveryScheme, StaysFiniteWithStatisticsOfNoRowsAndOfOthers) {
+  ForEveryFormat({16, 80, 128}, [](const PageFormat& format) {
+    const int head_dim = format.head_dim(), count = format.page_tokens();
+    const uint64_t all[4] = {~uint64_t{0}, ~uint64_t{0}, ~uint64_t{0}, ~uint64_t{0}};
+    for (const float size : {1e-38f, 1e-6f, 1.0f, 1e6f}) {
+      std::vector<float> rows = GaussianRows(count, head_dim, 17), decoded(rows.size());
+      for (float& value : rows) value *= size;
+      const auto expect_finite = [&](const PageBytes& page) {
+        format.DecodePage(page.get(), count, decoded.data());
+        for (const float value : decoded) ASSERT_TRUE(std::isfinite(value)) << size;
+      };
+      PageBytes outside(format), patched(format);
+      format.EncodePage(rows.data(), count, outside.get(), all);
+      expect_finite(outside);
+      const std::vector<float> others = GaussianRows(count, head_dim, 18);
+      format.EncodePage(others.data(), count, patched.get());
+      for (int r = 0; r < count; ++r) {
+        format.EncodeRow(patched.get(), r, rows.data() + r * head_dim);
+      }
+      expect_finite(patched);
     }
   });
 }
