@@ -30,8 +30,8 @@ class DefinedRotation {
       for (int row = 0; row < size; ++row) {
         for (int column = 0; column < size; ++column) {
           entries_[Index(offset + row, offset + column)] =
-              Hadamard(order, size / order, row, column) *
-              signs[static_cast<size_t>(offset + column)] / std::sqrt(size);
+              Hadamard(order, size / order, row, column) * signs.at(offset + column) /
+              std::sqrt(size);
         }
       }
       offset += size;
