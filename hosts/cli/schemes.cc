@@ -81,6 +81,29 @@ std::vector<bool> FastOn(const char* target, const std::vector<Scheme>& schemes,
   return fast;
 }
 
+Json OptionsOf(const CodecInfo& info) {
+  Json options = Json::array();
+  for (const CodecOption& option : info.options) {
+    options.push_back({{"name", option.name},
+                       {"values", ValuesOf(option)},
+                       {"usual", SpellingOf(option, option.usual)},
+                       {"summary", option.summary}});
+  }
+  return options;
+}
+
+// What comes after the table: the options of each codec.
+std::string OptionsText() {
+  Table table({"option", "values", "usual", "summary"});
+  for (const CodecInfo& info : Codecs()) {
+    for (const CodecOption& option : info.options) {
+      table.Add({fmt::format("{}:{}=", info.name, option.name), ValuesOf(option),
+                 SpellingOf(option, option.usual), std::string(option.summary)});
+    }
+  }
+  return table.Print();
+}
+
 int RunSchemes(const SchemesOptions& options) {
   CheckHeadDim(options.head_dim);
   std::map<std::string_view, CodecInfo> infos;
@@ -120,6 +143,7 @@ int RunSchemes(const SchemesOptions& options) {
     row["fast_targets"] = targets;
     row["summary"] = info.summary;
     row["source"] = info.source;
+    row["options"] = OptionsOf(info);
     report["schemes"].push_back(row);
     table.Add({schemes[i].ToString(), fmt::format("{}", fmt::join(roles, "+")),
                fmt::format("{:.4f}", format->bits_per_value()),
@@ -134,7 +158,8 @@ int RunSchemes(const SchemesOptions& options) {
   report["refused"] = refused;
   std::string tail = "\n";
   for (const Json& row : refused) tail += row.at("cause").get<std::string>() + "\n";
-  tail += "Any scheme also takes :scale=norm, :scale=mse (turbo) or :rotate=none.\n";
+  tail += OptionsText() +
+          "\nturbo also takes :scale=norm or :scale=mse, and what is rotated :rotate=none.\n";
   Report(report, heading + table.Print() + tail, options.json);
   return 0;
 }

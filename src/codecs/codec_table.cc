@@ -34,6 +34,7 @@ const std::vector<Codec>& Table() {
       TrellisCodec<3>("trellis3", "rotated, 3 bits a value on a trellis of 256 states"),
       TrellisCodec<4>("trellis4", "rotated, 4 bits a value on a trellis of 256 states"),
       PolarCodec("polar", "rotated, angles and radii of sixteen values: 3.875 bits in all"),
+      RopePolarCodec("ropepolar", "bare keys, radius and angle of the pairs that RoPE turns"),
       Fp8E4m3Codec("fp8_e4m3", "8-bit floats under an f16 scale for each row"),
       IntGroupCodec<2>("int2", "quanto's 2-bit affine groups of 64 channels"),
       IntGroupCodec<4>("int4", "quanto's 4-bit affine groups of 64 channels"),

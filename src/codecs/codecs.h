@@ -28,6 +28,8 @@ template <int kBits>
 Codec TrellisCodec(std::string_view name, std::string_view summary);
 // polar.cc
 Codec PolarCodec(std::string_view name, std::string_view summary);
+// ropepolar.cc
+Codec RopePolarCodec(std::string_view name, std::string_view summary);
 // fp8.cc
 Codec Fp8E4m3Codec(std::string_view name, std::string_view summary);
 // int_groups.cc, 2 or 4 bits

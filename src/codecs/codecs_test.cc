@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "codecs/codec.h"
+#include "codecs/codecs_testing.h"
 #include "codecs/pack.h"
 #include "polarquant/error.h"
 #include "util/half.h"
@@ -18,43 +19,32 @@
 namespace polarquant {
 namespace {
 
-bool Supports(const Codec& codec, int head_dim) {
-  return (codec.info.name != "q8_0" && codec.info.name != "q4_0") || head_dim % 32 == 0;
+using codecs_testing::Hex;
+using codecs_testing::Record;
+using codecs_testing::Row;
+using codecs_testing::Subject;
+using codecs_testing::Takes;
+
+// By the least-squares rule, with the statistics of the row itself.
+Subject SubjectOf(const Codec& codec, const Row& row, ScaleRule rule = ScaleRule::kMse) {
+  Scheme scheme = Scheme::Parse(codec.info.name);
+  scheme.scale_rule = rule;
+  Subject subject(scheme, static_cast<int>(row.size()));
+  subject.Learn({row});
+  return subject;
 }
 
-std::vector<std::byte> Encode(const Codec& codec, const std::vector<float>& row,
-                              ScaleRule rule = ScaleRule::kMse) {
-  const int head_dim = static_cast<int>(row.size());
-  std::vector<std::byte> record(codec.record_bytes(head_dim) + 1, std::byte{0xa5});
-  codec.encode(row.data(), head_dim, rule, record.data());
-  EXPECT_EQ(record.back(), std::byte{0xa5}) << codec.info.name << " writes past its record";
-  record.pop_back();
-  return record;
-}
+Record Encode(const Codec& codec, const Row& row) { return SubjectOf(codec, row).Encode(row); }
 
-std::vector<float> Decode(const Codec& codec, const std::vector<std::byte>& record, int head_dim) {
-  std::vector<float> row(static_cast<size_t>(head_dim));
-  codec.decode(record.data(), head_dim, row.data());
-  return row;
-}
-
-std::string Hex(const std::vector<std::byte>& bytes) {
-  std::string text;
-  for (const std::byte byte : bytes) {
-    constexpr char kDigits[] = "0123456789abcdef";
-    text += kDigits[std::to_integer<int>(byte) >> 4];
-    text += kDigits[std::to_integer<int>(byte) & 15];
-  }
-  return text;
-}
+Row RoundTrip(const Codec& codec, const Row& row) { return SubjectOf(codec, row).RoundTrip(row); }
 
 TEST(CodecTable, NamesEveryCodecOnceInOneOrder) {
   const std::vector<std::string> expected = {
-      "f32",      "f16",    "bf16",       "q8_0",       "q4_0",       "turbo1",   "turbo2",
-      "turbo3",   "turbo4", "turbo5",     "turbo6",     "turbo7",     "turbo8",   "e8-2",
-      "e8-3",     "e8p",    "trellis1",   "trellis2",   "trellis3",   "trellis4", "polar",
-      "fp8_e4m3", "int2",   "int4",       "turbo2_0",   "turbo3_0",   "turbo4_0", "qjl",
-      "qjl2",     "qjl4",   "turboprod2", "turboprod3", "turboprod4", "equator"};
+      "f32",       "f16",      "bf16",     "q8_0",       "q4_0",       "turbo1",     "turbo2",
+      "turbo3",    "turbo4",   "turbo5",   "turbo6",     "turbo7",     "turbo8",     "e8-2",
+      "e8-3",      "e8p",      "trellis1", "trellis2",   "trellis3",   "trellis4",   "polar",
+      "ropepolar", "fp8_e4m3", "int2",     "int4",       "turbo2_0",   "turbo3_0",   "turbo4_0",
+      "qjl",       "qjl2",     "qjl4",     "turboprod2", "turboprod3", "turboprod4", "equator"};
   std::vector<std::string> names;
   for (const CodecInfo& info : Codecs()) {
     names.emplace_back(info.name);
@@ -167,15 +157,16 @@ const UglyRow kUglyRows[] = {
 TEST(EveryCodec, SurvivesUglyRows) {
   for (const Codec& codec : CodecTable()) {
     for (const int head_dim : {16, 32, 64, 80, 96, 112, 128, 256, 1024}) {
-      if (!Supports(codec, head_dim)) continue;
+      if (!Takes(codec.info.name, head_dim)) continue;
       for (const UglyRow& ugly : kUglyRows) {
         for (const ScaleRule rule : {ScaleRule::kMse, ScaleRule::kNorm, ScaleRule::kUnbiased}) {
           const std::vector<float> row = ugly.make(head_dim);
-          const std::vector<std::byte> record = Encode(codec, row, rule);
-          EXPECT_EQ(record, Encode(codec, row, rule)) << "not deterministic";
+          const Subject subject = SubjectOf(codec, row, rule);
+          const Record record = subject.Encode(row);
+          EXPECT_EQ(record, SubjectOf(codec, row, rule).Encode(row)) << "not deterministic";
           float largest = 0.0f;
           for (const float value : row) largest = std::max(largest, std::abs(value));
-          for (const float value : Decode(codec, record, head_dim)) {
+          for (const float value : subject.Decode(record)) {
             ASSERT_TRUE(std::isfinite(value)) << codec.info.name << " " << ugly.name;
             if (largest == 0.0f) {
               ASSERT_EQ(value, 0.0f) << codec.info.name;
@@ -200,8 +191,8 @@ TEST(EveryCodec, TakesLargeRowsAsItTakesSmallOnes) {
     for (const float factor : {0x1p-6f, 0x1p12f}) {  // exact in f16 scales
       std::vector<float> scaled = row;
       for (float& value : scaled) value *= factor;
-      const std::vector<float> plain = Decode(codec, Encode(codec, row), 128);
-      const std::vector<float> large = Decode(codec, Encode(codec, scaled), 128);
+      const std::vector<float> plain = RoundTrip(codec, row);
+      const std::vector<float> large = RoundTrip(codec, scaled);
       for (size_t i = 0; i < row.size(); ++i) {
         EXPECT_FLOAT_EQ(large[i], plain[i] * factor) << codec.info.name;
       }
@@ -213,10 +204,12 @@ TEST(EveryCodec, DecodesAnyBytesInsideItsBuffers) {
   std::mt19937_64 generator(12);
   for (const Codec& codec : CodecTable()) {
     for (const int head_dim : {32, 64, 96, 128, 1024}) {
-      std::vector<std::byte> record(codec.record_bytes(head_dim));
+      Subject subject(codec.info.name, head_dim);
+      Record record(subject.record_bytes());
       for (int trial = 0; trial < 20; ++trial) {
         for (std::byte& byte : record) byte = static_cast<std::byte>(generator() & 0xff);
-        EXPECT_EQ(Decode(codec, record, head_dim).size(), static_cast<size_t>(head_dim));
+        for (std::byte& byte : subject.header()) byte = static_cast<std::byte>(generator() & 0xff);
+        EXPECT_EQ(subject.Decode(record).size(), static_cast<size_t>(head_dim));
       }
     }
   }
@@ -226,9 +219,9 @@ TEST(PlainCodecs, KeepWhatTheyCanHold) {
   const std::vector<float> row = {0.0f,      -0.0f, 1.0f, -2.5f, 65504.0f,  6e-8f,
                                   0.333333f, 1e-3f, 7.0f, 8.0f,  -65504.0f, 0x1p-14f,
                                   3.0f,      5.0f,  6.0f, 9.0f};
-  EXPECT_EQ(Decode(FindCodec("f32"), Encode(FindCodec("f32"), row), 16), row);
-  const std::vector<float> half = Decode(FindCodec("f16"), Encode(FindCodec("f16"), row), 16);
-  const std::vector<float> brain = Decode(FindCodec("bf16"), Encode(FindCodec("bf16"), row), 16);
+  EXPECT_EQ(RoundTrip(FindCodec("f32"), row), row);
+  const std::vector<float> half = RoundTrip(FindCodec("f16"), row);
+  const std::vector<float> brain = RoundTrip(FindCodec("bf16"), row);
   for (size_t i = 0; i < row.size(); ++i) {
     EXPECT_NEAR(half[i], row[i], std::abs(row[i]) * 0x1p-11f + 0x1p-25f);
     EXPECT_NEAR(brain[i], row[i], std::abs(row[i]) * 0x1p-8f);
@@ -262,7 +255,7 @@ TEST(GgmlBlocks, Q4HasTheBytesOfTheFormat) {
   EXPECT_EQ(Hex(Encode(FindCodec("q4_0"), row)), "003c708f8fa9888888888888888888888888");
   for (float& value : row) value = -value;  // the scale is signed
   EXPECT_EQ(Hex(Encode(FindCodec("q4_0"), row)), "00bc708f8fa9888888888888888888888888");
-  const std::vector<float> decoded = Decode(FindCodec("q4_0"), Encode(FindCodec("q4_0"), row), 32);
+  const std::vector<float> decoded = RoundTrip(FindCodec("q4_0"), row);
   EXPECT_EQ(decoded[0], 8.0f);
   EXPECT_EQ(decoded[1], -7.0f);
   EXPECT_EQ(decoded[16], 1.0f);
@@ -279,7 +272,7 @@ TEST(GgmlBlocks, HaveThePublishedDistortion) {
     for (int r = 0; r < 4000; ++r) {
       std::vector<float> row(128);
       for (float& value : row) value = normal(generator);
-      const std::vector<float> decoded = Decode(FindCodec(name), Encode(FindCodec(name), row), 128);
+      const std::vector<float> decoded = RoundTrip(FindCodec(name), row);
       for (size_t i = 0; i < row.size(); ++i) {
         error += std::pow(static_cast<double>(row[i]) - decoded[i], 2);
         energy += static_cast<double>(row[i]) * row[i];
@@ -353,8 +346,8 @@ TEST(Turbo, IsSymmetric) {
         row[i] = normal(generator);
         mirrored[i] = -row[i];
       }
-      const std::vector<float> plain = Decode(codec, Encode(codec, row), 80);
-      const std::vector<float> negated = Decode(codec, Encode(codec, mirrored), 80);
+      const std::vector<float> plain = RoundTrip(codec, row);
+      const std::vector<float> negated = RoundTrip(codec, mirrored);
       for (size_t i = 0; i < row.size(); ++i) EXPECT_EQ(plain[i], -negated[i]);
     }
   }
