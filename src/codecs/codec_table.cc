@@ -26,6 +26,8 @@ const std::vector<Codec>& Table() {
       TurboCodec<6>("turbo6", "rotated, 6-bit Lloyd-Max codes"),
       TurboCodec<7>("turbo7", "rotated, 7-bit Lloyd-Max codes"),
       TurboCodec<8>("turbo8", "rotated, 8-bit Lloyd-Max codes"),
+      TurboSplitCodec<2>("turbo2.5", "turbo2, with more bits for the loudest channels of a page"),
+      TurboSplitCodec<3>("turbo3.5", "turbo3, with more bits for the loudest channels of a page"),
       E8Codec<2>("e8-2", "rotated, eight values to the lattice E8 within +-2: 2.25 bits"),
       E8Codec<3>("e8-3", "rotated, eight values to the lattice E8 within +-4: 3.125 bits"),
       E8pCodec("e8p", "rotated, eight values to a codebook of 65536 near the lattice E8"),

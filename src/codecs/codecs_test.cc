@@ -40,11 +40,12 @@ Row RoundTrip(const Codec& codec, const Row& row) { return SubjectOf(codec, row)
 
 TEST(CodecTable, NamesEveryCodecOnceInOneOrder) {
   const std::vector<std::string> expected = {
-      "f32",       "f16",      "bf16",     "q8_0",       "q4_0",       "turbo1",     "turbo2",
-      "turbo3",    "turbo4",   "turbo5",   "turbo6",     "turbo7",     "turbo8",     "e8-2",
-      "e8-3",      "e8p",      "trellis1", "trellis2",   "trellis3",   "trellis4",   "polar",
-      "ropepolar", "fp8_e4m3", "int2",     "int4",       "turbo2_0",   "turbo3_0",   "turbo4_0",
-      "qjl",       "qjl2",     "qjl4",     "turboprod2", "turboprod3", "turboprod4", "equator"};
+      "f32",        "f16",      "bf16",      "q8_0",     "q4_0",     "turbo1",     "turbo2",
+      "turbo3",     "turbo4",   "turbo5",    "turbo6",   "turbo7",   "turbo8",     "turbo2.5",
+      "turbo3.5",   "e8-2",     "e8-3",      "e8p",      "trellis1", "trellis2",   "trellis3",
+      "trellis4",   "polar",    "ropepolar", "fp8_e4m3", "int2",     "int4",       "turbo2_0",
+      "turbo3_0",   "turbo4_0", "qjl",       "qjl2",     "qjl4",     "turboprod2", "turboprod3",
+      "turboprod4", "equator"};
   std::vector<std::string> names;
   for (const CodecInfo& info : Codecs()) {
     names.emplace_back(info.name);
