@@ -12,6 +12,8 @@
 #include <utility>
 #include <vector>
 
+#include "math/random.h"
+
 namespace polarquant {
 namespace {
 
@@ -19,37 +21,6 @@ constexpr int kSize = 128;
 constexpr int kRows = 512;  // with their mirrors 512 values for every level
 constexpr int kRounds = 30;
 constexpr float kLargestLevel = 127.0f;
-
-class SplitMix64 {
- public:
-  explicit SplitMix64(uint64_t seed) : state_(seed) {}
-  uint64_t Next() {
-    state_ += 0x9e3779b97f4a7c15u;
-    uint64_t z = state_;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-  }
-
- private:
-  uint64_t state_;
-};
-
-// The quantiles (i + 1/2) / count of N(0, 1). Rounding to float hides how the machine computes
-// erfc.
-std::vector<float> NormalQuantiles(int count) {
-  std::vector<float> quantiles;
-  for (int i = 0; i < count; ++i) {
-    const double share = (i + 0.5) / count;
-    double low = -10.0, high = 10.0;
-    for (int step = 0; step < 60; ++step) {
-      const double middle = 0.5 * (low + high);
-      (0.5 * std::erfc(-middle / std::sqrt(2.0)) < share ? low : high) = middle;
-    }
-    quantiles.push_back(static_cast<float>(high));
-  }
-  return quantiles;
-}
 
 std::vector<float> FirstLevels(SplitMix64& generator) {
   std::vector<float> levels = NormalQuantiles(kTrellisStates);
@@ -90,7 +61,7 @@ void Improve(int bits, const std::vector<float>& rows, std::vector<float>& level
 
 TrellisTable TrainTrellis(int bits) {
   SplitMix64 generator(static_cast<uint64_t>(bits));
-  const std::vector<float> normal = NormalQuantiles(1 << 16);
+  const std::vector<float>& normal = FineNormalQuantiles();
   std::vector<float> levels = FirstLevels(generator);
   std::vector<float> rows(size_t{kRows} * kSize);
   for (float& value : rows) value = normal[generator.Next() >> 48];

@@ -23,9 +23,9 @@
 #include <cstring>
 #include <memory>
 #include <numeric>
-#include <vector>
 
 #include "codecs/codecs.h"
+#include "codecs/loud_channels.h"
 #include "codecs/pack.h"
 #include "codecs/record.h"
 #include "codecs/turbo-inl.h"
@@ -68,17 +68,7 @@ class TurboSplitCoder final : public Coder {
   size_t header_bytes() const override { return PackedBytes(head_dim_, 1); }
 
   void Learn(const float* rows, int count, std::byte* header) const override {
-    std::vector<double> energy(static_cast<size_t>(head_dim_));
-    for (int64_t i = 0; i < static_cast<int64_t>(count) * head_dim_; ++i) {
-      energy[static_cast<size_t>(i % head_dim_)] += static_cast<double>(rows[i]) * rows[i];
-    }
-    std::vector<size_t> channels(energy.size());
-    std::iota(channels.begin(), channels.end(), size_t{0});
-    std::stable_sort(channels.begin(), channels.end(),
-                     [&](size_t a, size_t b) { return energy[a] > energy[b]; });
-    uint8_t loud[kMaxHeadDim] = {};
-    for (int i = 0; i < subsets_[0].size; ++i) loud[channels[static_cast<size_t>(i)]] = 1;
-    PackCodes(loud, head_dim_, 1, header);
+    MarkLoudChannels(rows, count, head_dim_, subsets_[0].size, header);
   }
 
   void Encode(const std::byte* header, const float* row, std::byte* record) const override {
