@@ -201,6 +201,28 @@ TEST(EveryCodec, TakesLargeRowsAsItTakesSmallOnes) {
   }
 }
 
+// Least squares has the least error, equal norms keep the norm, unbiased ones keep <x',x> = |x|^2.
+TEST(EveryCodec, HonoursTheScaleRulesItTakes) {
+  for (const Codec& codec : CodecTable()) {
+    if (!codec.info.scale_rules) continue;
+    codecs_testing::GaussianRows rows(128, 16);
+    for (int r = 0; r < 10; ++r) {
+      const Row row = rows.Next();
+      const auto decoded = [&](ScaleRule rule) {
+        return SubjectOf(codec, row, rule).RoundTrip(row);
+      };
+      const Row mse = decoded(ScaleRule::kMse), norm = decoded(ScaleRule::kNorm);
+      const Row unbiased = decoded(ScaleRule::kUnbiased);
+      using codecs_testing::Dot, codecs_testing::SquaredError;
+      const double energy = Dot(row, row), slack = 1e-5 * energy;
+      EXPECT_LE(SquaredError(row, mse), SquaredError(row, norm) + slack) << codec.info.name;
+      EXPECT_LE(SquaredError(row, norm), SquaredError(row, unbiased) + slack) << codec.info.name;
+      EXPECT_NEAR(Dot(norm, norm) / energy, 1.0, 2e-3) << codec.info.name;
+      EXPECT_NEAR(Dot(unbiased, row) / energy, 1.0, 1e-3) << codec.info.name;
+    }
+  }
+}
+
 TEST(EveryCodec, DecodesAnyBytesInsideItsBuffers) {
   std::mt19937_64 generator(12);
   for (const Codec& codec : CodecTable()) {

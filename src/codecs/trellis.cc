@@ -211,9 +211,10 @@ const Levels& LevelsOf(int bits, int state_bits, Code code) {
 
 class TrellisCoder final : public Coder {
  public:
-  TrellisCoder(int bits, int state_bits, Code code, int head_dim)
+  TrellisCoder(int bits, int state_bits, Code code, ScaleRule rule, int head_dim)
       : trellis_({bits, state_bits, LevelsOf(bits, state_bits, code).of.data()}),
         unit_(LevelsOf(bits, state_bits, code).unit),
+        rule_(rule),
         head_dim_(head_dim) {}
 
   size_t record_bytes() const override {
@@ -266,7 +267,8 @@ class TrellisCoder final : public Coder {
         StatesOf(trellis_, codes, size, states);
         for (int i = 0; i < size; ++i) out[i] = trellis_.levels[states[i]];
       };
-      scale = ScaleToHalf(SearchStep(x, size, steps, points, assign).scale() / unit);
+      const Fit fit = SearchStep(x, size, steps, points, assign);
+      scale = ScaleToHalf(ScaleOf(rule_, fit, FitOf(x, x, size).energy) / unit);
     }
     if (scale == 0) std::fill_n(codes, size, uint8_t{0});
     return scale;
@@ -274,6 +276,7 @@ class TrellisCoder final : public Coder {
 
   Trellis trellis_;
   float unit_;
+  ScaleRule rule_;
   int head_dim_;
 };
 
@@ -288,8 +291,9 @@ std::unique_ptr<const Coder> Make(const Scheme& scheme, const RowShape& shape) {
                     std::to_string(shape.head_dim) + " has a block of " +
                     std::to_string(smallest * kBits) + "; choose fewer states or more bits");
   }
-  return std::make_unique<TrellisCoder>(
-      kBits, state_bits, static_cast<Code>(OptionOf(scheme, "code")), shape.head_dim);
+  return std::make_unique<TrellisCoder>(kBits, state_bits,
+                                        static_cast<Code>(OptionOf(scheme, "code")),
+                                        scheme.scale_rule, shape.head_dim);
 }
 
 }  // namespace
@@ -304,7 +308,7 @@ Codec TrellisCodec(std::string_view name, std::string_view summary) {
                .keys = true,
                .values = true,
                .rotates = true,
-               .scale_rules = false,
+               .scale_rules = true,
                .options = {{.name = "states",
                             .summary = "logarithm of the number of states; each doubles the work",
                             .words = {"8", "10", "12", "16"}},

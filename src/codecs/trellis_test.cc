@@ -164,7 +164,8 @@ TEST(Trellis, HasItsDistortionOnGaussianRows) {
   constexpr double kHighest[] = {0.3065, 0.0880, 0.0269, 0.00835};
   for (int bits = 1; bits <= kMaxTrellisBits; ++bits) {
     for (size_t d = 0; d < std::size(kHeadDims); ++d) {
-      const double distortion = GaussianDistortionOf(NameOf(bits), kHeadDims[d], 60000, 35);
+      const double distortion =
+          GaussianDistortionOf(NameOf(bits) + ":scale=mse", kHeadDims[d], 60000, 35);
       EXPECT_NEAR(distortion / kExpected[bits - 1][d], 1.0, 0.02)
           << bits << " head_dim " << kHeadDims[d] << " " << distortion;
       EXPECT_GT(distortion, kLowest[bits - 1]) << bits;
@@ -228,7 +229,8 @@ TEST(Trellis, GainsFromMoreStates) {
         Expected{"trellis2:states=16", 6, 0.0667}, Expected{"trellis3:states=10", 100, 0.0205},
         Expected{"trellis2:code=computed", 300, 0.0830},
         Expected{"trellis2:states=12:code=computed", 50, 0.0723}}) {
-    const double distortion = GaussianDistortionOf(expected.scheme, 128, 128 * expected.rows, 37);
+    const double distortion = GaussianDistortionOf(std::string(expected.scheme) + ":scale=mse", 128,
+                                                   128 * expected.rows, 37);
     EXPECT_NEAR(distortion / expected.distortion, 1.0, 0.01)
         << expected.scheme << " " << distortion;
     EXPECT_DOUBLE_EQ(BitsPerValue(expected.scheme, 128), expected.scheme[7] - '0' + 0.125);
@@ -240,7 +242,8 @@ TEST(Trellis, ClosesTheSmallestRings) {
                                                   {"trellis2:states=16", 16, 0.16},
                                                   {"trellis3:states=12", 16, 0.03},
                                                   {"trellis4:states=12", 16, 0.008}}) {
-    EXPECT_LT(QualityOf(scheme, head_dim, 100).distortion, highest) << scheme;
+    EXPECT_LT(QualityOf(std::string(scheme) + ":scale=mse", head_dim, 100).distortion, highest)
+        << scheme;
   }
   EXPECT_TRUE(Takes("trellis1", 16));
   for (const auto& [scheme, head_dim] :
@@ -250,13 +253,20 @@ TEST(Trellis, ClosesTheSmallestRings) {
 }
 
 TEST(Trellis, WritesTheGoldenRecords) {
-  EXPECT_EQ(Hex(Encode("trellis1:states=10", GoldenRow(32))), "ca3cc138afb8");
-  EXPECT_EQ(Hex(Encode("trellis2:states=12:code=computed", GoldenRow(32))), "0b3dda6b31145a0c2c54");
-  EXPECT_EQ(Hex(Encode("trellis3:states=16", GoldenRow(32))), "013ddcc901e461be3d7f5459660c");
-  EXPECT_EQ(Hex(Encode("trellis1", GoldenRow(32))), "bd3ce9e3b4c6");
-  EXPECT_EQ(Hex(Encode("trellis2", GoldenRow(32))), "0e3c75afea6c67bcaab3");
-  EXPECT_EQ(Hex(Encode("trellis3", GoldenRow(32))), "0a3d8027d370b512abca8786ab95");
-  EXPECT_EQ(Hex(Encode("trellis4", GoldenRow(32))), "6e3cdc5441e4fb90d05bcb4d15dd7625eb6a");
+  EXPECT_EQ(Hex(Encode("trellis1:states=10:scale=mse", GoldenRow(32))), "ca3cc138afb8");
+  EXPECT_EQ(Hex(Encode("trellis2:states=12:code=computed:scale=mse", GoldenRow(32))),
+            "0b3dda6b31145a0c2c54");
+  EXPECT_EQ(Hex(Encode("trellis3:states=16:scale=mse", GoldenRow(32))),
+            "013ddcc901e461be3d7f5459660c");
+  EXPECT_EQ(Hex(Encode("trellis1", GoldenRow(32))), "e63ee9e3b4c6");
+  EXPECT_EQ(Hex(Encode("trellis2", GoldenRow(32))), "663c75afea6c67bcaab3");
+  EXPECT_EQ(Hex(Encode("trellis3", GoldenRow(32))), "1f3d8027d370b512abca8786ab95");
+  EXPECT_EQ(Hex(Encode("trellis4", GoldenRow(32))), "723cdc5441e4fb90d05bcb4d15dd7625eb6a");
+  EXPECT_EQ(Hex(Encode("trellis1:scale=mse", GoldenRow(32))), "bd3ce9e3b4c6");
+  EXPECT_EQ(Hex(Encode("trellis2:scale=mse", GoldenRow(32))), "0e3c75afea6c67bcaab3");
+  EXPECT_EQ(Hex(Encode("trellis3:scale=mse", GoldenRow(32))), "0a3d8027d370b512abca8786ab95");
+  EXPECT_EQ(Hex(Encode("trellis4:scale=mse", GoldenRow(32))),
+            "6e3cdc5441e4fb90d05bcb4d15dd7625eb6a");
 }
 
 }  // namespace
