@@ -3,6 +3,7 @@
 #pragma once
 
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -17,6 +18,10 @@ struct CodecOption {
   int usual = 0;  // if a scheme does not say
   std::vector<std::string_view> words = {};
 };
+
+// What an option takes, "1..7" or "halves|adjacent", and the spelling of one value.
+std::string ValuesOf(const CodecOption& option);
+std::string SpellingOf(const CodecOption& option, int value);
 
 struct CodecInfo {
   std::string_view name;     // "turbo4"

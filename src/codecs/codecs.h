@@ -18,6 +18,9 @@ Codec Q4_0Codec(std::string_view name, std::string_view summary);
 // turbo.cc, 1 to 8 bits
 template <int kBits>
 Codec TurboCodec(std::string_view name, std::string_view summary);
+// turbo_split.cc, 2 or 3 bits and a half
+template <int kBits>
+Codec TurboSplitCodec(std::string_view name, std::string_view summary);
 // e8.cc, 2 and 3 bits
 template <int kBits>
 Codec E8Codec(std::string_view name, std::string_view summary);
@@ -28,6 +31,8 @@ template <int kBits>
 Codec TrellisCodec(std::string_view name, std::string_view summary);
 // polar.cc
 Codec PolarCodec(std::string_view name, std::string_view summary);
+// ropepolar.cc
+Codec RopePolarCodec(std::string_view name, std::string_view summary);
 // fp8.cc
 Codec Fp8E4m3Codec(std::string_view name, std::string_view summary);
 // int_groups.cc, 2 or 4 bits

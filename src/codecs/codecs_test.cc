@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "codecs/codec.h"
+#include "codecs/codecs_testing.h"
 #include "codecs/pack.h"
 #include "polarquant/error.h"
 #include "util/half.h"
@@ -18,56 +19,35 @@
 namespace polarquant {
 namespace {
 
-bool Supports(const Codec& codec, int head_dim) {
-  return (codec.info.name != "q8_0" && codec.info.name != "q4_0") || head_dim % 32 == 0;
-}
+using codecs_testing::Hex;
+using codecs_testing::Record;
+using codecs_testing::Row;
+using codecs_testing::Subject;
+using codecs_testing::Takes;
 
-std::unique_ptr<const Coder> CoderOf(const Codec& codec, int head_dim,
-                                     ScaleRule rule = ScaleRule::kMse) {
+// By the least-squares rule, with the statistics of the row itself.
+Subject SubjectOf(const Codec& codec, const Row& row, ScaleRule rule = ScaleRule::kMse) {
   Scheme scheme = Scheme::Parse(codec.info.name);
   scheme.scale_rule = rule;
-  return MakeCoder(scheme, {head_dim});
+  Subject subject(scheme, static_cast<int>(row.size()));
+  subject.Learn({row});
+  return subject;
 }
 
-// The header, learnt from this row alone, and the record.
-std::vector<std::byte> Encode(const Codec& codec, const std::vector<float>& row,
-                              ScaleRule rule = ScaleRule::kMse) {
-  const auto coder = CoderOf(codec, static_cast<int>(row.size()), rule);
-  const size_t header = coder->header_bytes();
-  std::vector<std::byte> bytes(header + coder->record_bytes() + 1, std::byte{0xa5});
-  coder->Learn(row.data(), 1, bytes.data());
-  coder->Encode(bytes.data(), row.data(), bytes.data() + header);
-  EXPECT_EQ(bytes.back(), std::byte{0xa5}) << codec.info.name << " writes past its record";
-  bytes.pop_back();
-  return bytes;
-}
+Record Encode(const Codec& codec, const Row& row) { return SubjectOf(codec, row).Encode(row); }
 
-std::vector<float> Decode(const Codec& codec, const std::vector<std::byte>& bytes, int head_dim) {
-  const auto coder = CoderOf(codec, head_dim);
-  std::vector<float> row(static_cast<size_t>(head_dim));
-  coder->Decode(bytes.data(), bytes.data() + coder->header_bytes(), row.data());
-  return row;
-}
-
-std::string Hex(const std::vector<std::byte>& bytes) {
-  std::string text;
-  for (const std::byte byte : bytes) {
-    constexpr char kDigits[] = "0123456789abcdef";
-    text += kDigits[std::to_integer<int>(byte) >> 4];
-    text += kDigits[std::to_integer<int>(byte) & 15];
-  }
-  return text;
-}
+Row RoundTrip(const Codec& codec, const Row& row) { return SubjectOf(codec, row).RoundTrip(row); }
 
 TEST(CodecTable, NamesEveryCodecOnceInOneOrder) {
   const std::vector<std::string> expected = {
-      "f32",      "f16",     "bf16",       "q8_0",       "q4_0",       "turbo1",   "turbo2",
-      "turbo3",   "turbo4",  "turbo5",     "turbo6",     "turbo7",     "turbo8",   "e8-2",
-      "e8-3",     "e8p",     "trellis1",   "trellis2",   "trellis3",   "trellis4", "polar",
-      "fp8_e4m3", "int2",    "int4",       "turbo2_0",   "turbo3_0",   "turbo4_0", "qjl",
-      "qjl2",     "qjl4",    "turboprod2", "turboprod3", "turboprod4", "equator",  "zscore2",
-      "zscore3",  "zscore4", "zscore5",    "kivi2",      "kivi4",      "dual2",    "dual3",
-      "dual4",    "dual5"};
+      "f32",        "f16",      "bf16",      "q8_0",     "q4_0",     "turbo1",     "turbo2",
+      "turbo3",     "turbo4",   "turbo5",    "turbo6",   "turbo7",   "turbo8",     "turbo2.5",
+      "turbo3.5",   "turbo2s8", "turbo3s8",  "turbo4s8", "mixed2",   "mixed2.5",   "mixed3",
+      "mixed4",     "e8-2",     "e8-3",      "e8p",      "trellis1", "trellis2",   "trellis3",
+      "trellis4",   "polar",    "ropepolar", "fp8_e4m3", "int2",     "int4",       "turbo2_0",
+      "turbo3_0",   "turbo4_0", "qjl",       "qjl2",     "qjl4",     "turboprod2", "turboprod3",
+      "turboprod4", "equator",  "zscore2",   "zscore3",  "zscore4",  "zscore5",    "kivi2",
+      "kivi4",      "dual2",    "dual3",     "dual4",    "dual5"};
   std::vector<std::string> names;
   for (const CodecInfo& info : Codecs()) {
     names.emplace_back(info.name);
@@ -180,15 +160,16 @@ const UglyRow kUglyRows[] = {
 TEST(EveryCodec, SurvivesUglyRows) {
   for (const Codec& codec : CodecTable()) {
     for (const int head_dim : {16, 32, 64, 80, 96, 112, 128, 256, 1024}) {
-      if (!Supports(codec, head_dim)) continue;
+      if (!Takes(codec.info.name, head_dim)) continue;
       for (const UglyRow& ugly : kUglyRows) {
         for (const ScaleRule rule : {ScaleRule::kMse, ScaleRule::kNorm, ScaleRule::kUnbiased}) {
           const std::vector<float> row = ugly.make(head_dim);
-          const std::vector<std::byte> record = Encode(codec, row, rule);
-          EXPECT_EQ(record, Encode(codec, row, rule)) << "not deterministic";
+          const Subject subject = SubjectOf(codec, row, rule);
+          const Record record = subject.Encode(row);
+          EXPECT_EQ(record, SubjectOf(codec, row, rule).Encode(row)) << "not deterministic";
           float largest = 0.0f;
           for (const float value : row) largest = std::max(largest, std::abs(value));
-          for (const float value : Decode(codec, record, head_dim)) {
+          for (const float value : subject.Decode(record)) {
             ASSERT_TRUE(std::isfinite(value)) << codec.info.name << " " << ugly.name;
             if (largest == 0.0f) {
               ASSERT_EQ(value, 0.0f) << codec.info.name;
@@ -213,11 +194,33 @@ TEST(EveryCodec, TakesLargeRowsAsItTakesSmallOnes) {
     for (const float factor : {0x1p-6f, 0x1p12f}) {  // exact in f16 scales
       std::vector<float> scaled = row;
       for (float& value : scaled) value *= factor;
-      const std::vector<float> plain = Decode(codec, Encode(codec, row), 128);
-      const std::vector<float> large = Decode(codec, Encode(codec, scaled), 128);
+      const std::vector<float> plain = RoundTrip(codec, row);
+      const std::vector<float> large = RoundTrip(codec, scaled);
       for (size_t i = 0; i < row.size(); ++i) {
         EXPECT_FLOAT_EQ(large[i], plain[i] * factor) << codec.info.name;
       }
+    }
+  }
+}
+
+// Least squares has the least error, equal norms keep the norm, unbiased ones keep <x',x> = |x|^2.
+TEST(EveryCodec, HonoursTheScaleRulesItTakes) {
+  for (const Codec& codec : CodecTable()) {
+    if (!codec.info.scale_rules) continue;
+    codecs_testing::GaussianRows rows(128, 16);
+    for (int r = 0; r < 10; ++r) {
+      const Row row = rows.Next();
+      const auto decoded = [&](ScaleRule rule) {
+        return SubjectOf(codec, row, rule).RoundTrip(row);
+      };
+      const Row mse = decoded(ScaleRule::kMse), norm = decoded(ScaleRule::kNorm);
+      const Row unbiased = decoded(ScaleRule::kUnbiased);
+      using codecs_testing::Dot, codecs_testing::SquaredError;
+      const double energy = Dot(row, row), slack = 1e-5 * energy;
+      EXPECT_LE(SquaredError(row, mse), SquaredError(row, norm) + slack) << codec.info.name;
+      EXPECT_LE(SquaredError(row, norm), SquaredError(row, unbiased) + slack) << codec.info.name;
+      EXPECT_NEAR(Dot(norm, norm) / energy, 1.0, 2e-3) << codec.info.name;
+      EXPECT_NEAR(Dot(unbiased, row) / energy, 1.0, 1e-3) << codec.info.name;
     }
   }
 }
@@ -226,11 +229,12 @@ TEST(EveryCodec, DecodesAnyBytesInsideItsBuffers) {
   std::mt19937_64 generator(12);
   for (const Codec& codec : CodecTable()) {
     for (const int head_dim : {32, 64, 96, 128, 1024}) {
-      const auto coder = CoderOf(codec, head_dim);
-      std::vector<std::byte> record(coder->header_bytes() + coder->record_bytes());
+      Subject subject(codec.info.name, head_dim);
+      Record record(subject.record_bytes());
       for (int trial = 0; trial < 20; ++trial) {
         for (std::byte& byte : record) byte = static_cast<std::byte>(generator() & 0xff);
-        EXPECT_EQ(Decode(codec, record, head_dim).size(), static_cast<size_t>(head_dim));
+        for (std::byte& byte : subject.header()) byte = static_cast<std::byte>(generator() & 0xff);
+        EXPECT_EQ(subject.Decode(record).size(), static_cast<size_t>(head_dim));
       }
     }
   }
@@ -240,9 +244,9 @@ TEST(PlainCodecs, KeepWhatTheyCanHold) {
   const std::vector<float> row = {0.0f,      -0.0f, 1.0f, -2.5f, 65504.0f,  6e-8f,
                                   0.333333f, 1e-3f, 7.0f, 8.0f,  -65504.0f, 0x1p-14f,
                                   3.0f,      5.0f,  6.0f, 9.0f};
-  EXPECT_EQ(Decode(FindCodec("f32"), Encode(FindCodec("f32"), row), 16), row);
-  const std::vector<float> half = Decode(FindCodec("f16"), Encode(FindCodec("f16"), row), 16);
-  const std::vector<float> brain = Decode(FindCodec("bf16"), Encode(FindCodec("bf16"), row), 16);
+  EXPECT_EQ(RoundTrip(FindCodec("f32"), row), row);
+  const std::vector<float> half = RoundTrip(FindCodec("f16"), row);
+  const std::vector<float> brain = RoundTrip(FindCodec("bf16"), row);
   for (size_t i = 0; i < row.size(); ++i) {
     EXPECT_NEAR(half[i], row[i], std::abs(row[i]) * 0x1p-11f + 0x1p-25f);
     EXPECT_NEAR(brain[i], row[i], std::abs(row[i]) * 0x1p-8f);
@@ -276,7 +280,7 @@ TEST(GgmlBlocks, Q4HasTheBytesOfTheFormat) {
   EXPECT_EQ(Hex(Encode(FindCodec("q4_0"), row)), "003c708f8fa9888888888888888888888888");
   for (float& value : row) value = -value;  // the scale is signed
   EXPECT_EQ(Hex(Encode(FindCodec("q4_0"), row)), "00bc708f8fa9888888888888888888888888");
-  const std::vector<float> decoded = Decode(FindCodec("q4_0"), Encode(FindCodec("q4_0"), row), 32);
+  const std::vector<float> decoded = RoundTrip(FindCodec("q4_0"), row);
   EXPECT_EQ(decoded[0], 8.0f);
   EXPECT_EQ(decoded[1], -7.0f);
   EXPECT_EQ(decoded[16], 1.0f);
@@ -293,7 +297,7 @@ TEST(GgmlBlocks, HaveThePublishedDistortion) {
     for (int r = 0; r < 4000; ++r) {
       std::vector<float> row(128);
       for (float& value : row) value = normal(generator);
-      const std::vector<float> decoded = Decode(FindCodec(name), Encode(FindCodec(name), row), 128);
+      const std::vector<float> decoded = RoundTrip(FindCodec(name), row);
       for (size_t i = 0; i < row.size(); ++i) {
         error += std::pow(static_cast<double>(row[i]) - decoded[i], 2);
         energy += static_cast<double>(row[i]) * row[i];
@@ -367,8 +371,8 @@ TEST(Turbo, IsSymmetric) {
         row[i] = normal(generator);
         mirrored[i] = -row[i];
       }
-      const std::vector<float> plain = Decode(codec, Encode(codec, row), 80);
-      const std::vector<float> negated = Decode(codec, Encode(codec, mirrored), 80);
+      const std::vector<float> plain = RoundTrip(codec, row);
+      const std::vector<float> negated = RoundTrip(codec, mirrored);
       for (size_t i = 0; i < row.size(); ++i) EXPECT_EQ(plain[i], -negated[i]);
     }
   }

@@ -7,13 +7,16 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <random>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "codecs/codec.h"
+#include "polarquant/error.h"
 
 namespace polarquant::codecs_testing {
 
@@ -47,39 +50,80 @@ inline Row GoldenRow(int head_dim) {
   return row;
 }
 
-// A codec without statistics for rows of one head_dim.
+constexpr int kPageTokens = 128;
+
+// A codec for rows of one head_dim, with the statistics of the rows it has learnt from; of none at
+// first.
 class Subject {
  public:
-  Subject(std::string_view scheme, int head_dim)
-      : coder_(MakeCoder(Scheme::Parse(scheme), {head_dim})), head_dim_(head_dim) {}
+  Subject(const Scheme& scheme, int head_dim)
+      : coder_(MakeCoder(scheme, {head_dim, kPageTokens})),
+        header_(coder_->header_bytes()),
+        head_dim_(head_dim) {
+    Learn({});
+  }
+  Subject(std::string_view scheme, int head_dim) : Subject(Scheme::Parse(scheme), head_dim) {}
+
+  void Learn(const std::vector<Row>& rows) {
+    Row all;
+    for (const Row& row : rows) all.insert(all.end(), row.begin(), row.end());
+    coder_->Learn(all.data(), static_cast<int>(rows.size()), header_.data());
+  }
   Record Encode(const Row& row) const {
-    Record record(coder_->record_bytes(), std::byte{0xa5});
-    coder_->Encode(nullptr, row.data(), record.data());
+    Record record(record_bytes() + 1, std::byte{0xa5});
+    coder_->Encode(header_.data(), row.data(), record.data());
+    if (record.back() != std::byte{0xa5}) throw std::logic_error("written past the record");
+    record.pop_back();
     return record;
   }
   Row Decode(const Record& record) const {
     Row row(static_cast<size_t>(head_dim_));
-    coder_->Decode(nullptr, record.data(), row.data());
+    coder_->Decode(header_.data(), record.data(), row.data());
     return row;
   }
   Row RoundTrip(const Row& row) const { return Decode(Encode(row)); }
+
+  const Coder& coder() const { return *coder_; }
+  Record& header() { return header_; }
+  size_t record_bytes() const { return coder_->record_bytes(); }
+  // Of a page of 128 rows, everything counted.
   double bits_per_value() const {
-    return 8.0 * static_cast<double>(coder_->record_bytes()) / head_dim_;
+    const int group = coder_->group_tokens() > 0 ? coder_->group_tokens() : kPageTokens;
+    return 8.0 *
+           (static_cast<double>(record_bytes()) + static_cast<double>(header_.size()) / group) /
+           head_dim_;
   }
 
  private:
   std::unique_ptr<const Coder> coder_;
+  Record header_;
   int head_dim_;
 };
 
-inline Record Encode(std::string_view scheme, const Row& row) {
-  return Subject(scheme, static_cast<int>(row.size())).Encode(row);
+// Whether a codec takes a head_dim at all.
+inline bool Takes(std::string_view scheme, int head_dim) {
+  try {
+    return Subject(scheme, head_dim).record_bytes() > 0;
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kUnsupported) throw;
+    return false;
+  }
 }
-inline Row Decode(std::string_view scheme, const Record& record, int head_dim) {
-  return Subject(scheme, head_dim).Decode(record);
+
+// These learn from the row itself.
+inline Record Encode(std::string_view scheme, const Row& row) {
+  Subject subject(scheme, static_cast<int>(row.size()));
+  subject.Learn({row});
+  return subject.Encode(row);
 }
 inline Row RoundTrip(std::string_view scheme, const Row& row) {
-  return Subject(scheme, static_cast<int>(row.size())).RoundTrip(row);
+  Subject subject(scheme, static_cast<int>(row.size()));
+  subject.Learn({row});
+  return subject.RoundTrip(row);
+}
+// Without statistics.
+inline Row Decode(std::string_view scheme, const Record& record, int head_dim) {
+  return Subject(scheme, head_dim).Decode(record);
 }
 inline double BitsPerValue(std::string_view scheme, int head_dim) {
   return Subject(scheme, head_dim).bits_per_value();
@@ -115,31 +159,49 @@ struct Quality {
   double cosine;      // mean
 };
 
+// Visits rows that `next` gives, page by page, and what comes back of each.
+template <typename Next, typename Visit>
+void VisitPages(std::string_view scheme, int head_dim, int num_rows, const Next& next,
+                const Visit& visit) {
+  Subject subject(scheme, head_dim);
+  for (int done = 0; done < num_rows; done += kPageTokens) {
+    std::vector<Row> rows;
+    for (int r = done; r < std::min(done + kPageTokens, num_rows); ++r) rows.push_back(next());
+    subject.Learn(rows);
+    for (const Row& row : rows) visit(row, subject.RoundTrip(row));
+  }
+}
+
 inline Quality QualityOf(std::string_view scheme, int head_dim, int num_rows = 4000) {
-  const Subject subject(scheme, head_dim);
   GaussianRows rows(head_dim, 7000 + static_cast<uint64_t>(head_dim));
   Quality sum = {0.0, 0.0};
-  for (int r = 0; r < num_rows; ++r) {
-    const Row row = rows.Next(), decoded = subject.RoundTrip(row);
-    const double xx = Dot(row, row), yy = Dot(decoded, decoded);
-    sum.distortion += SquaredError(row, decoded) / xx;
-    sum.cosine += Dot(row, decoded) / std::sqrt(xx * yy);
-  }
+  VisitPages(
+      scheme, head_dim, num_rows, [&] { return rows.Next(); },
+      [&](const Row& row, const Row& decoded) {
+        const double xx = Dot(row, row), yy = Dot(decoded, decoded);
+        sum.distortion += SquaredError(row, decoded) / xx;
+        sum.cosine += Dot(row, decoded) / std::sqrt(xx * yy);
+      });
   return {sum.distortion / num_rows, sum.cosine / num_rows};
 }
 
-// |x - x'|^2 / |x|^2 over Gaussian rows of `values` numbers in all.
+// |x - x'|^2 / |x|^2 of all rows together.
+template <typename Next>
+double DistortionOf(std::string_view scheme, int head_dim, int num_rows, const Next& next) {
+  double error = 0.0, energy = 0.0;
+  VisitPages(scheme, head_dim, num_rows, next, [&](const Row& row, const Row& decoded) {
+    error += SquaredError(row, decoded);
+    energy += Dot(row, row);
+  });
+  return error / energy;
+}
+
+// The same of Gaussian rows of `values` numbers in all.
 inline double GaussianDistortionOf(std::string_view scheme, int head_dim, int values,
                                    uint64_t seed) {
-  const Subject subject(scheme, head_dim);
   std::mt19937_64 generator(seed);
-  double error = 0.0, energy = 0.0;
-  for (int i = 0; i < values; i += head_dim) {
-    const Row row = GaussianRow(head_dim, generator);
-    error += SquaredError(row, subject.RoundTrip(row));
-    energy += Dot(row, row);
-  }
-  return error / energy;
+  return DistortionOf(scheme, head_dim, (values + head_dim - 1) / head_dim,
+                      [&] { return GaussianRow(head_dim, generator); });
 }
 
 inline std::vector<Row> GaussianPage(int count, int head_dim, uint64_t seed) {

@@ -37,6 +37,23 @@ std::unique_ptr<const Coder> MakeCoder(const Scheme& scheme, const RowShape& sha
   return std::make_unique<RowCoder>(codec, scheme.scale_rule, shape.head_dim);
 }
 
+std::string ValuesOf(const CodecOption& option) {
+  if (option.words.empty()) {
+    return std::to_string(option.least) + ".." + std::to_string(option.most);
+  }
+  std::string text;
+  for (const std::string_view word : option.words) {
+    if (!text.empty()) text += '|';
+    text += word;
+  }
+  return text;
+}
+
+std::string SpellingOf(const CodecOption& option, int value) {
+  const auto index = static_cast<size_t>(value);
+  return index < option.words.size() ? std::string(option.words[index]) : std::to_string(value);
+}
+
 int OptionOf(const Scheme& scheme, std::string_view name) {
   const auto set = scheme.options.find(std::string(name));
   if (set != scheme.options.end()) return set->second;

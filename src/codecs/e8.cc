@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // Stage 3/7 quantise: e8-2 and e8-3, eight values at a time to the nearest point of the lattice E8
-// inside a box (the lattice quantiser of nexusquant, with the parity rule of Conway and Sloane's
-// decoder instead of its relaxed one). e8-2 has coordinates up to +-2, e8-3 up to +-4.
+// inside a box (the lattice quantiser of nexusquant). e8-2 has coordinates up to +-2, e8-3 up to
+// +-4. `lattice=strict` has the parity rule of Conway and Sloane's decoder; `lattice=nexus` is
+// nexusquant's relaxed one, which half-integer points of an odd sum pass too. Two faults of its
+// code are not reproduced, because they only add error: the parity of integer points is mended at
+// the coordinate where that costs least, not most, and clipping leaves no point outside of the
+// codebook.
 //
 // The box is counted, not entropy coded: 5^8/2 + 4^8/2 points fit in 18 bits, 9^8/2 + 8^8/2 in 25,
-// which is 2.25 and 3.125 bits a value at any offset in the row. The number of a point:
+// which is 2.25 and 3.125 bits a value at any offset in the row. All half-integer points make that
+// 5^8/2 + 4^8 in 18 bits and 9^8/2 + 8^8 in 26. The number of a point:
 //
 //   integer        digits x_i + bound in base 2 bound + 1, x_0 lowest. The base is odd, so a number
 //                  is even exactly if its digits' sum is: half of it counts the points
 //   half-integer   after all integer ones: digits u_i = x_i + bound - 1/2 of 2 or 3 bits, u_0
-//                  lowest, the last one without its lowest bit, which makes the sum of digits even
+//                  lowest; the last one without its lowest bit if the sum of digits is even by rule
 //
 // A record is the f16 scales of the row's blocks, then the numbers of all groups of eight, packed
 // (codecs/pack.h); a value is scale * coordinate. The encoder tries the scale of the published
@@ -20,6 +25,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <memory>
 
 #include "codecs/codecs.h"
 #include "codecs/fit.h"
@@ -29,7 +35,7 @@
 
 namespace polarquant {
 
-float NearestInCoset(const float* x, float offset, float bound, float* point) {
+float NearestInCoset(const float* x, float offset, float bound, bool even, float* point) {
   float distance = 0.0f, least_cost = std::numeric_limits<float>::infinity();
   float second_of_least = 0.0f;
   int least = 0, sum = 0;
@@ -53,33 +59,35 @@ float NearestInCoset(const float* x, float offset, float bound, float* point) {
     }
   }
   // Eight offsets of 1/2 add up to 4, which is even.
-  if (sum % 2 == 0) return distance;
+  if (!even || sum % 2 == 0) return distance;
   point[least] = second_of_least;
   return distance + least_cost;
 }
 
-void NearestE8(const float* x, float bound, float* point) {
+void NearestE8(E8Lattice lattice, const float* x, float bound, float* point) {
   float half[kE8Dim];
-  const float whole_distance = NearestInCoset(x, 0.0f, bound, point);
-  const float half_distance = NearestInCoset(x, 0.5f, bound - 0.5f, half);
+  const float whole_distance = NearestInCoset(x, 0.0f, bound, true, point);
+  const float half_distance =
+      NearestInCoset(x, 0.5f, bound - 0.5f, lattice == E8Lattice::kStrict, half);
   if (half_distance < whole_distance) std::memcpy(point, half, sizeof half);
 }
 
 namespace {
 
-// The points of E8 in the box [-kBound, kBound]^8, numbered.
-template <int kBound>
+// The points in the box [-kBound, kBound]^8, numbered.
+template <int kBound, E8Lattice kLattice>
 struct Box {
+  static constexpr bool kStrict = kLattice == E8Lattice::kStrict;
   static constexpr uint32_t kBase = 2 * kBound + 1;
   static constexpr int kHalfBits = kBound == 2 ? 2 : 3;  // of a digit of a half-integer point
   static_assert(2 * kBound == 1 << kHalfBits);
-  static constexpr int kWordBits = kBound == 2 ? 18 : 25;
+  static constexpr int kWordBits = kBound == 2 ? 18 : kStrict ? 25 : 26;
 
   static constexpr uint32_t Power(uint32_t base, int exponent) {
     return exponent == 0 ? 1 : base * Power(base, exponent - 1);
   }
   static constexpr uint32_t kNumIntegers = (Power(kBase, kE8Dim) + 1) / 2;
-  static constexpr uint32_t kNumHalves = 1u << (kE8Dim * kHalfBits - 1);
+  static constexpr uint32_t kNumHalves = 1u << (kE8Dim * kHalfBits - (kStrict ? 1 : 0));
   static_assert(kNumIntegers + kNumHalves <= 1u << kWordBits);
 
   static uint32_t NumberOf(const float* point) {
@@ -92,7 +100,7 @@ struct Box {
     }
     for (int i = 0; i < kE8Dim; ++i) {
       uint32_t digit = static_cast<uint32_t>(point[i] + (kBound - 0.5f));
-      if (i == kE8Dim - 1) digit >>= 1;
+      if (kStrict && i == kE8Dim - 1) digit >>= 1;
       number |= digit << (i * kHalfBits);
     }
     return kNumIntegers + number;
@@ -111,7 +119,7 @@ struct Box {
     uint32_t parity = 0;
     for (int i = 0; i < kE8Dim; ++i) {
       uint32_t digit = (number >> (i * kHalfBits)) & ((1u << kHalfBits) - 1u);
-      if (i == kE8Dim - 1) digit = 2 * digit + parity;
+      if (kStrict && i == kE8Dim - 1) digit = 2 * digit + parity;
       parity ^= digit & 1u;
       point[i] = static_cast<float>(digit) - (kBound - 0.5f);
     }
@@ -124,75 +132,90 @@ constexpr float kSteps[] = {0.8f, 0.9f, 1.0f, 1.1f, 1.2f};
 template <>
 constexpr float kSteps<4>[] = {0.46f, 0.52f, 0.58f, 0.64f, 0.7f};
 
-template <int kBound>
-uint16_t EncodeBlock(const float* x, int size, uint32_t* numbers) {
-  const double deviation = DeviationOf(x, size);
-  uint16_t scale = 0;
-  if (deviation >= kSmallestDeviation) {
-    float steps[std::size(kSteps<kBound>) + 1] = {};  // the first one clips nothing
-    for (int i = 0; i < size; ++i) steps[0] = std::max(steps[0], std::fabs(x[i]));
-    steps[0] /= kBound;
-    for (size_t i = 1; i < std::size(steps); ++i) {
-      steps[i] = static_cast<float>(deviation) * kSteps<kBound>[i - 1];
+template <int kBound, E8Lattice kLattice>
+class E8Coder final : public Coder {
+ public:
+  E8Coder(ScaleRule rule, int head_dim) : rule_(rule), head_dim_(head_dim) {}
+
+  size_t record_bytes() const override {
+    return ScaleBytes() + PackedBytes(head_dim_ / kE8Dim, Points::kWordBits);
+  }
+
+  void Encode(const std::byte*, const float* row, std::byte* scales) const override {
+    uint32_t numbers[kMaxHeadDim / kE8Dim] = {};
+    std::byte* packed = scales + ScaleBytes();
+    for (const RotationBlock& block : RotationBlocks(head_dim_)) {
+      const uint16_t scale =
+          EncodeBlock(row + block.offset, block.size, numbers + block.offset / kE8Dim);
+      std::memcpy(scales, &scale, sizeof scale);
+      scales += sizeof scale;
     }
-    float points[kMaxRotationBlock];
-    const auto assign = [&](float step, float* out) {
-      const float inverse = 1.0f / step;
-      for (int i = 0; i < size; i += kE8Dim) {
-        float group[kE8Dim];
-        for (int k = 0; k < kE8Dim; ++k) group[k] = x[i + k] * inverse;
-        NearestE8(group, kBound, out + i);
+    PackCodes(numbers, head_dim_ / kE8Dim, Points::kWordBits, packed);
+  }
+
+  void Decode(const std::byte*, const std::byte* scales, float* row) const override {
+    uint32_t numbers[kMaxHeadDim / kE8Dim];
+    UnpackCodes(scales + ScaleBytes(), head_dim_ / kE8Dim, Points::kWordBits, numbers);
+    for (const RotationBlock& block : RotationBlocks(head_dim_)) {
+      const float scale = LoadHalf(scales);
+      scales += sizeof(uint16_t);
+      for (int i = block.offset; i < block.offset + block.size; i += kE8Dim) {
+        Points::PointOf(numbers[i / kE8Dim], row + i);
+        for (int k = 0; k < kE8Dim; ++k) row[i + k] *= scale;
       }
-    };
-    scale = ScaleToHalf(SearchStep(x, size, steps, points, assign).scale());
-    for (int i = 0; i < size; i += kE8Dim) {
-      numbers[i / kE8Dim] = Box<kBound>::NumberOf(points + i);
     }
   }
-  if (scale == 0) std::fill_n(numbers, size / kE8Dim, 0u);
-  return scale;
-}
 
-size_t ScaleBytes(int head_dim) { return RotationBlocks(head_dim).size() * sizeof(uint16_t); }
+ private:
+  using Points = Box<kBound, kLattice>;
 
-template <int kBound>
-size_t RecordBytes(int head_dim) {
-  return ScaleBytes(head_dim) + PackedBytes(head_dim / kE8Dim, Box<kBound>::kWordBits);
-}
+  size_t ScaleBytes() const { return RotationBlocks(head_dim_).size() * sizeof(uint16_t); }
 
-template <int kBound>
-void Encode(const float* row, int head_dim, ScaleRule, std::byte* record) {
-  uint32_t numbers[kMaxHeadDim / kE8Dim] = {};
-  std::byte* scales = record;
-  for (const RotationBlock& block : RotationBlocks(head_dim)) {
-    const uint16_t scale =
-        EncodeBlock<kBound>(row + block.offset, block.size, numbers + block.offset / kE8Dim);
-    std::memcpy(scales, &scale, sizeof scale);
-    scales += sizeof scale;
-  }
-  PackCodes(numbers, head_dim / kE8Dim, Box<kBound>::kWordBits, scales);
-}
-
-template <int kBound>
-void Decode(const std::byte* record, int head_dim, float* row) {
-  uint32_t numbers[kMaxHeadDim / kE8Dim];
-  UnpackCodes(record + ScaleBytes(head_dim), head_dim / kE8Dim, Box<kBound>::kWordBits, numbers);
-  const std::byte* scales = record;
-  for (const RotationBlock& block : RotationBlocks(head_dim)) {
-    const float scale = LoadHalf(scales);
-    scales += sizeof(uint16_t);
-    for (int i = block.offset; i < block.offset + block.size; i += kE8Dim) {
-      Box<kBound>::PointOf(numbers[i / kE8Dim], row + i);
-      for (int k = 0; k < kE8Dim; ++k) row[i + k] *= scale;
+  uint16_t EncodeBlock(const float* x, int size, uint32_t* numbers) const {
+    const double deviation = DeviationOf(x, size);
+    uint16_t scale = 0;
+    if (deviation >= kSmallestDeviation) {
+      float steps[std::size(kSteps<kBound>) + 1] = {};  // the first one clips nothing
+      for (int i = 0; i < size; ++i) steps[0] = std::max(steps[0], std::fabs(x[i]));
+      steps[0] /= kBound;
+      for (size_t i = 1; i < std::size(steps); ++i) {
+        steps[i] = static_cast<float>(deviation) * kSteps<kBound>[i - 1];
+      }
+      float points[kMaxRotationBlock];
+      const auto assign = [&](float step, float* out) {
+        const float inverse = 1.0f / step;
+        for (int i = 0; i < size; i += kE8Dim) {
+          float group[kE8Dim];
+          for (int k = 0; k < kE8Dim; ++k) group[k] = x[i + k] * inverse;
+          NearestE8(kLattice, group, kBound, out + i);
+        }
+      };
+      const Fit fit = SearchStep(x, size, steps, points, assign);
+      scale = ScaleToHalf(ScaleOf(rule_, fit, FitOf(x, x, size).energy));
+      for (int i = 0; i < size; i += kE8Dim) {
+        numbers[i / kE8Dim] = Points::NumberOf(points + i);
+      }
     }
+    if (scale == 0) std::fill_n(numbers, size / kE8Dim, 0u);
+    return scale;
   }
+
+  ScaleRule rule_;
+  int head_dim_;
+};
+
+template <int kBound>
+std::unique_ptr<const Coder> Make(const Scheme& scheme, const RowShape& shape) {
+  if (OptionOf(scheme, "lattice") == static_cast<int>(E8Lattice::kStrict)) {
+    return std::make_unique<E8Coder<kBound, E8Lattice::kStrict>>(scheme.scale_rule, shape.head_dim);
+  }
+  return std::make_unique<E8Coder<kBound, E8Lattice::kNexus>>(scheme.scale_rule, shape.head_dim);
 }
 
 }  // namespace
 
 template <int kBits>
 Codec E8Codec(std::string_view name, std::string_view summary) {
-  constexpr int kBound = 1 << (kBits - 1);
   return {.info = {.name = name,
                    .summary = summary,
                    .source = "E8 of nexusquant, decoded strictly as by Conway and Sloane",
@@ -200,10 +223,12 @@ Codec E8Codec(std::string_view name, std::string_view summary) {
                    .keys = true,
                    .values = true,
                    .rotates = true,
-                   .scale_rules = false},
-          .record_bytes = RecordBytes<kBound>,
-          .encode = Encode<kBound>,
-          .decode = Decode<kBound>};
+                   .scale_rules = true,
+                   .options = {{.name = "lattice",
+                                .summary = "E8, or with half-integer points of any sum, as "
+                                           "nexusquant has it",
+                                .words = {"strict", "nexus"}}}},
+          .make = Make<1 << (kBits - 1)>};
 }
 
 template Codec E8Codec<2>(std::string_view, std::string_view);

@@ -67,7 +67,7 @@ TEST(E8, NearestPointIsTheNearest) {
   for (int trial = 0; trial < 300; ++trial) {
     const std::vector<float> x = GaussianRow(kE8Dim, generator);
     Point nearest;
-    NearestE8(x.data(), kWholeLattice, nearest.data());
+    NearestE8(E8Lattice::kStrict, x.data(), kWholeLattice, nearest.data());
     EXPECT_TRUE(InE8(nearest.data()));
     const double distance = Distance(x.data(), nearest.data());
     for (const Point& vector : shorts) {
@@ -86,7 +86,7 @@ TEST(E8, HasTheSecondMomentOfTheLattice) {
   for (int trial = 0; trial < kTrials; ++trial) {
     Point x, nearest;
     for (float& value : x) value = uniform(generator);
-    NearestE8(x.data(), kWholeLattice, nearest.data());
+    NearestE8(E8Lattice::kStrict, x.data(), kWholeLattice, nearest.data());
     sum += Distance(x.data(), nearest.data());
   }
   EXPECT_NEAR(sum / kTrials / kE8Dim / 0.0716821, 1.0, 0.005);
@@ -95,7 +95,8 @@ TEST(E8, HasTheSecondMomentOfTheLattice) {
 // The mean over Gaussian rows of |x - x'|^2 / |x|^2 when they are rounded to the lattice in the
 // box. step(row) is the unit.
 template <typename Step>
-double LatticeDistortion(int head_dim, float bound, const Step& step) {
+double LatticeDistortion(int head_dim, float bound, const Step& step,
+                         E8Lattice lattice = E8Lattice::kStrict) {
   std::mt19937_64 generator(23);
   double sum = 0.0;
   constexpr int kRows = 12000;
@@ -106,7 +107,7 @@ double LatticeDistortion(int head_dim, float bound, const Step& step) {
     for (size_t i = 0; i < row.size(); i += kE8Dim) {
       Point x, point;
       for (size_t k = 0; k < kE8Dim; ++k) x[k] = row[i + k] / unit;
-      NearestE8(x.data(), bound, point.data());
+      NearestE8(lattice, x.data(), bound, point.data());
       error += Distance(x.data(), point.data());
       energy += Distance(x.data(), Point{}.data());
     }
@@ -122,12 +123,14 @@ double FixedStepDistortion(float deviations) {
   });
 }
 
-double LargestMagnitudeDistortion(int head_dim, float bound) {
-  return LatticeDistortion(head_dim, bound, [&](const std::vector<float>& row) {
+double LargestMagnitudeDistortion(int head_dim, float bound,
+                                  E8Lattice lattice = E8Lattice::kStrict) {
+  const auto step = [&](const std::vector<float>& row) {
     float largest = 0.0f;
     for (const float value : row) largest = std::max(largest, std::abs(value));
     return largest / bound;
-  });
+  };
+  return LatticeDistortion(head_dim, bound, step, lattice);
 }
 
 TEST(E8, HasTheKnownDistortionAtFixedAndAtLargestMagnitudeScales) {
@@ -139,9 +142,20 @@ TEST(E8, HasTheKnownDistortionAtFixedAndAtLargestMagnitudeScales) {
   EXPECT_NEAR(LargestMagnitudeDistortion(64, 4.0f) / 0.0307, 1.0, 0.02);
 }
 
+// nexusquant's points, nearest ones, at its own scale.
+TEST(E8, HasTheKnownDistortionOfNexusPoints) {
+  for (const auto& [head_dim, bound, expected] : {std::tuple{128, 2.0f, 0.1363},
+                                                  {128, 4.0f, 0.0340},
+                                                  {64, 2.0f, 0.1159},
+                                                  {64, 4.0f, 0.0290}}) {
+    const double distortion = LargestMagnitudeDistortion(head_dim, bound, E8Lattice::kNexus);
+    EXPECT_NEAR(distortion / expected, 1.0, 0.02) << head_dim << " " << bound;
+  }
+}
+
 // A record of head_dim 16 with scale 1: two points, the first one with this number.
 Point PointNumbered(const std::string& codec, uint32_t number) {
-  std::vector<std::byte> record(FindCodec(codec).record_bytes(16));
+  std::vector<std::byte> record(Subject(codec, 16).record_bytes());
   const uint16_t one = FloatToHalf(1.0f);
   std::memcpy(record.data(), &one, sizeof one);
   std::memcpy(record.data() + sizeof one, &number, std::min<size_t>(4, record.size() - sizeof one));
@@ -170,6 +184,26 @@ TEST(E8, NumbersEveryPointOfTheBoxOnce) {
   }
 }
 
+TEST(E8, NumbersEveryNexusPointOfTheBoxOnce) {
+  constexpr uint32_t kIntegers = 195313, kPoints = kIntegers + 65536;
+  std::set<Point> points;
+  for (uint32_t number = 0; number < kPoints; ++number) {
+    const Point point = PointNumbered("e8-2:lattice=nexus", number);
+    for (const float value : point) ASSERT_LE(std::abs(value), 2.0f);
+    ASSERT_EQ(point[0] == std::floor(point[0]), number < kIntegers);
+    points.insert(point);
+  }
+  EXPECT_EQ(points.size(), kPoints);
+  EXPECT_EQ(Subject("e8-2:lattice=nexus", 128).record_bytes(), Subject("e8-2", 128).record_bytes());
+  EXPECT_EQ(Subject("e8-3:lattice=nexus", 128).record_bytes(), 2u + 52);  // 26 bits for eight
+  std::mt19937_64 generator(30);
+  for (int trial = 0; trial < 300; ++trial) {
+    const Row row = GaussianRow(16, generator);
+    const Row decoded = RoundTrip("e8-3:lattice=nexus", row);
+    EXPECT_EQ(RoundTrip("e8-3:lattice=nexus", decoded), decoded);
+  }
+}
+
 TEST(E8, NearestPointOfTheBoxIsTheNearest) {
   std::vector<Point> points;
   for (uint32_t number = 0; number < 195313 + 32768; ++number) {
@@ -180,7 +214,7 @@ TEST(E8, NearestPointOfTheBoxIsTheNearest) {
     std::vector<float> x = GaussianRow(kE8Dim, generator);
     for (float& value : x) value *= static_cast<float>(1 + trial % 3);
     Point nearest;
-    NearestE8(x.data(), 2.0f, nearest.data());
+    NearestE8(E8Lattice::kStrict, x.data(), 2.0f, nearest.data());
     const double distance = Distance(x.data(), nearest.data());
     for (const Point& point : points) {
       ASSERT_GE(Distance(x.data(), point.data()), distance - 1e-5);
@@ -227,11 +261,14 @@ TEST(E8, HasItsDistortionOnGaussianRows) {
         Expected{"e8-3", 112, 0.02500, 0.0163, 0.0362},
         Expected{"e8-3", 128, 0.02654, 0.0163, 0.0362},
         Expected{"e8-3", 256, 0.02746, 0.0163, 0.0419},
+        Expected{"e8-2:lattice=nexus", 128, 0.0763, 0.059, 0.1363},
+        Expected{"e8-3:lattice=nexus", 128, 0.02565, 0.0163, 0.0340},
         Expected{"e8p", 64, 0.08614, 0.0694, 0.0916}, Expected{"e8p", 80, 0.08704, 0.0694, 0.0916},
         Expected{"e8p", 112, 0.08575, 0.0694, 0.0916},
         Expected{"e8p", 128, 0.08854, 0.0694, 0.0916},
         Expected{"e8p", 256, 0.08975, 0.0694, 0.0916}}) {
-    const double distortion = GaussianDistortionOf(expected.codec, expected.head_dim, 150000, 27);
+    const double distortion = GaussianDistortionOf(std::string(expected.codec) + ":scale=mse",
+                                                   expected.head_dim, 150000, 27);
     EXPECT_NEAR(distortion / expected.distortion, 1.0, 0.02)
         << expected.codec << " head_dim " << expected.head_dim;
     EXPECT_GT(distortion, expected.lowest) << expected.codec;
@@ -305,9 +342,14 @@ TEST(E8p, HasTheKnownDistortionAtFixedScales) {
 }
 
 TEST(E8, WritesTheGoldenRecords) {
-  EXPECT_EQ(Hex(Encode("e8-2", GoldenRow(32))), "233b36b53c38e8f5885e55");
-  EXPECT_EQ(Hex(Encode("e8-3", GoldenRow(32))), "a03972c46f655690bdc88c0d55fb04");
-  EXPECT_EQ(Hex(Encode("e8p", GoldenRow(32))), "593c92c72b71d98e4d63");
+  EXPECT_EQ(Hex(Encode("e8-2:scale=mse", GoldenRow(32))), "233b36b53c38e8f5885e55");
+  EXPECT_EQ(Hex(Encode("e8-3:scale=mse", GoldenRow(32))), "a03972c46f655690bdc88c0d55fb04");
+  EXPECT_EQ(Hex(Encode("e8p:scale=mse", GoldenRow(32))), "593c92c72b71d98e4d63");
+  EXPECT_EQ(Hex(Encode("e8-2", GoldenRow(32))), "733b36b53c38e8f5885e55");
+  EXPECT_EQ(Hex(Encode("e8-3", GoldenRow(32))), "b63972c46f655690bdc88c0d55fb04");
+  EXPECT_EQ(Hex(Encode("e8p", GoldenRow(32))), "aa3c92c72b71d98e4d63");
+  EXPECT_EQ(Hex(Encode("e8-2:lattice=nexus", GoldenRow(32))), "733b36b53c38e8f5885e55");
+  EXPECT_EQ(Hex(Encode("e8-3:lattice=nexus", GoldenRow(32))), "b63972c48fc9ac20f3223358a8da27");
 }
 
 }  // namespace

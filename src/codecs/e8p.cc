@@ -112,7 +112,7 @@ Choice Exhaust(const Book& book, const float* y) {
 // The same; mostly the nearest point of the lattice has a pattern, and then nothing is nearer.
 Choice Nearest(const Book& book, const float* y) {
   float point[kE8Dim];
-  const float distance = NearestInCoset(y, 0.5f, kLargest, point);
+  const float distance = NearestInCoset(y, 0.5f, kLargest, true, point);
   int ternary = 0;
   unsigned negative = 0;
   for (int i = kE8Dim - 1; i >= 0; --i) {
@@ -158,7 +158,7 @@ namespace {
 // In deviations of the block: around 0.965, the best one for Gaussian values.
 constexpr float kSteps[] = {0.9f, 0.965f, 1.03f};
 
-uint16_t EncodeBlock(const float* x, int size, uint16_t* words) {
+uint16_t EncodeBlock(const float* x, int size, ScaleRule rule, uint16_t* words) {
   const double deviation = DeviationOf(x, size);
   uint16_t scale = 0;
   if (deviation >= kSmallestDeviation) {
@@ -175,7 +175,8 @@ uint16_t EncodeBlock(const float* x, int size, uint16_t* words) {
         PointOfE8p(words[i / kE8Dim], out + i);
       }
     };
-    scale = ScaleToHalf(SearchStep(x, size, steps, points, assign).scale());
+    const Fit fit = SearchStep(x, size, steps, points, assign);
+    scale = ScaleToHalf(ScaleOf(rule, fit, FitOf(x, x, size).energy));
   }
   if (scale == 0) std::fill_n(words, size / kE8Dim, uint16_t{0});
   return scale;
@@ -187,12 +188,12 @@ size_t RecordBytes(int head_dim) {
   return ScaleBytes(head_dim) + static_cast<size_t>(head_dim / kE8Dim) * sizeof(uint16_t);
 }
 
-void Encode(const float* row, int head_dim, ScaleRule, std::byte* record) {
+void Encode(const float* row, int head_dim, ScaleRule rule, std::byte* record) {
   uint16_t words[kMaxHeadDim / kE8Dim];
   std::byte* scales = record;
   for (const RotationBlock& block : RotationBlocks(head_dim)) {
     const uint16_t scale =
-        EncodeBlock(row + block.offset, block.size, words + block.offset / kE8Dim);
+        EncodeBlock(row + block.offset, block.size, rule, words + block.offset / kE8Dim);
     std::memcpy(scales, &scale, sizeof scale);
     scales += sizeof scale;
   }
@@ -225,7 +226,7 @@ Codec E8pCodec(std::string_view name, std::string_view summary) {
                    .keys = true,
                    .values = true,
                    .rotates = true,
-                   .scale_rules = false},
+                   .scale_rules = true},
           .record_bytes = RecordBytes,
           .encode = Encode,
           .decode = Decode};

@@ -105,6 +105,43 @@ TEST(Equator, RoundsNormsToEighthsOfAnOctave) {
   EXPECT_EQ(NormByteOf(Encode("equator", Row(64, 2.1e6f))), 255);
 }
 
+// The direction is sign(k) whatever the norm costs: 0.80 is all there is.
+TEST(Equator, KnowsTheSignsWhateverTheBitsOfItsNorm) {
+  for (int norm_bits = 4; norm_bits <= 16; ++norm_bits) {
+    const std::string scheme = "equator:norm_bits=" + std::to_string(norm_bits);
+    const double step = std::exp2(5 - norm_bits);  // in octaves
+    for (const auto& [head_dim, cosine] : {std::pair{64, 0.801}, {128, 0.799}}) {
+      const Quality quality = QualityOf(scheme, head_dim, 2000);
+      EXPECT_NEAR(quality.cosine, cosine, 0.002) << scheme;
+      const size_t norm_bytes = static_cast<size_t>(norm_bits + 7) / 8;
+      EXPECT_EQ(Subject(scheme, head_dim).record_bytes(), norm_bytes + head_dim / 8);
+    }
+    GaussianRows rows(112, 3);
+    for (int r = 0; r < 20; ++r) {
+      const Row row = rows.Next(), decoded = RoundTrip(scheme, row);
+      for (size_t i = 0; i < row.size(); ++i) EXPECT_EQ(decoded[i] > 0.0f, row[i] >= 0.0f);
+      double energy = 0.0;
+      for (size_t i = 0; i < 96; ++i) energy += std::pow(row[i], 2);
+      const double norm = std::abs(decoded[0]) / SignCosine(96);
+      EXPECT_LE(std::abs(std::log2(norm / std::sqrt(energy / 96.0))), 0.5001 * step + 1e-6);
+    }
+  }
+  EXPECT_EQ(Encode("equator:norm_bits=8", GoldenRow(32)), Encode("equator", GoldenRow(32)));
+}
+
+TEST(Equator, HoldsTheNormsOfEveryRow) {
+  for (const auto& [norm_bits, largest] : {std::pair{4, 13}, {5, 15}, {6, 16}, {16, 16}}) {
+    const std::string scheme = "equator:norm_bits=" + std::to_string(norm_bits);
+    for (int octave = -15; octave <= 16; ++octave) {
+      const Row decoded = RoundTrip(scheme, Row(16, std::ldexp(1.0f, octave)));
+      const double norm = std::log2(static_cast<double>(decoded[0] / SignCosine(16)));
+      EXPECT_NEAR(norm, std::min(octave, largest), norm_bits == 4 ? 1.0 : 1e-6) << scheme;
+    }
+  }
+  EXPECT_EQ(Hex(Encode("equator:norm_bits=4", Row(16, 0.0f))), "00ffff");
+  EXPECT_EQ(Hex(Encode("equator:norm_bits=12", Row(16, 1.0f))), "8107ffff");  // 1 + 128 * 15
+}
+
 TEST(Equator, WritesTheGoldenRecords) {
   EXPECT_EQ(Hex(Encode("equator", GoldenRow(32))), "7b38ce719c");
   EXPECT_EQ(Hex(Encode("equator", GoldenRow(112))), "7b7b38ce719ce338c7718ee31cc7398e");

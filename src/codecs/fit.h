@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stage 3/7 quantise: the least-squares scale of a block and the search for the step that codes are
-// assigned with, for codecs whose points are not a scalar codebook (turbo has its own, vectorised).
+// Stage 3/7 quantise: the scale of a block and the search for the step that codes are assigned
+// with, for codecs whose points are not a scalar codebook (turbo has its own, vectorised).
 //
 // Codes c under their best scale <c,x> / <c,c> leave the error |x|^2 - <c,x>^2 / <c,c>. So the step
 // that decides which point is nearest is free: a few are tried and the codes that explain most are
@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <span>
 
+#include "polarquant/scheme.h"
 #include "util/half.h"
 
 namespace polarquant {
@@ -33,6 +34,13 @@ inline Fit FitOf(const float* x, const float* points, int size) {
     fit.energy += point * point;
   }
   return fit;
+}
+
+// The scale that a rule stores for codes of `fit` and a block of squared norm `energy`.
+inline double ScaleOf(ScaleRule rule, const Fit& fit, double energy) {
+  if (!(fit.dot > 0.0)) return 0.0;
+  if (rule == ScaleRule::kMse) return fit.scale();
+  return rule == ScaleRule::kNorm ? std::sqrt(energy / fit.energy) : energy / fit.dot;
 }
 
 // Root mean square of a block.

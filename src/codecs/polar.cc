@@ -1,24 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
 // Stage 3/7 quantise: polar, the recursive polar transform (Han et al., PolarQuant 2025, sections 3
-// and 4: four levels, codebooks computed beforehand, rotated rows). Sixteen values become a radius,
-// 8 angles all around the circle, and 4, 2 and 1 angles of a quadrant:
+// and 4) of rotated rows. With L levels, groups of 2^L values become a radius, 2^(L - 1) angles all
+// around the circle, and 2^(L - 2), ..., 1 angles of a quadrant:
 //
 //   a = atan2(second, first), r = |(first, second)| for each pair of values, then of radii
 //
-// Angles of level 1 are cut into 16 equal sectors; those of levels 2, 3 and 4 have the 4 Lloyd-Max
-// centroids of their density (polar.h). No angle is computed: codes come from comparing
-// second with first * tan(threshold), so that every machine writes the same bytes.
+// `bits=` has a digit for each level, its bits an angle: 4222, the paper's setting, unless said
+// otherwise; 1 to 6 bits in level 1 and 1 to 4 in the others. `books=offline` are the codebooks for
+// Gaussian rows, equal sectors and Lloyd-Max centroids (polar.h). `books=online` starts from them
+// and fits them to the angles of each page (one-dimensional k-means, level by level); the paper
+// starts from k-means++, which needs random numbers.
 //
-// A record for n = head_dim / 16 groups is n f16 scales; 8 n codes of level 1, 4 bits each; then 2
-// bits each 4 n codes of level 2, 2 n of level 3, n of level 4 (codecs/pack.h). 62 bits for 16
-// values. The scale is the radius / 4, the root mean square of the group, so that f16 holds it for
-// every row; and not the radius itself but its projection on the direction that was stored, which
-// is the least-squares one. A group whose scale is 0 has the codes 0.
+// No angle is computed while encoding: codes come from comparing second with first *
+// tan(threshold), so that every machine writes the same bytes.
+//
+// A record for n = head_dim / 2^L groups is n f16 scales; then one stream of codes (codecs/pack.h):
+// those of level 1 of all groups, those of level 2 of all groups, and so on. 62 bits for 16 values
+// with 4222. The scale is the radius / 2^(L/2), the root mean square of the group, so that f16
+// holds it for every row; and not the radius itself but its projection on the direction that was
+// stored, which is the least-squares one. A group whose scale is 0 has the codes 0. Online, the
+// header has the f16 centroids of level 1, ascending, then those of level 2, and so on.
 #include "codecs/polar.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <memory>
 #include <numbers>
 #include <string>
 
@@ -30,215 +37,269 @@
 #include "polarquant/error.h"
 
 namespace polarquant {
-namespace {
 
-constexpr double kRightAngle = std::numbers::pi / 2.0;
-
-struct Moments {
-  double mass = 0.0, first = 0.0, second = 0.0;
-  double mean() const { return first / mass; }
-};
-
-// Of the density sin(2 a)^power over [a, b], by Simpson's rule.
-Moments MomentsOf(int power, double a, double b) {
-  constexpr int kPieces = 512;
-  const double step = (b - a) / kPieces;
-  Moments moments;
-  for (int i = 0; i <= kPieces; ++i) {
-    const double angle = a + step * i;
-    const double weight = (i == 0 || i == kPieces ? 1.0 : i % 2 == 0 ? 2.0 : 4.0) * step / 3.0;
-    const double mass = weight * std::pow(std::sin(2.0 * angle), power);
-    moments.mass += mass;
-    moments.first += mass * angle;
-    moments.second += mass * angle * angle;
-  }
-  return moments;
-}
-
-}  // namespace
-
-AngleBook SolveAngleBook(int level, int bits) {
-  if (level < 2 || level > 6 || bits < 1 || bits > 4) {
-    throw Error(ErrorCode::kParameter, "an angle codebook of level " + std::to_string(level) +
-                                           " and " + std::to_string(bits) +
-                                           " bits was asked for: levels 2 to 6, 1 to 4 bits");
-  }
-  const int power = (1 << (level - 1)) - 1;
-  const size_t count = size_t{1} << bits;
-  AngleBook book = {};
-  for (size_t i = 0; i < count; ++i) {
-    book.centroids.push_back(kRightAngle * (static_cast<double>(i) + 0.5) /
-                             static_cast<double>(count));
-  }
-  book.thresholds.resize(count - 1);
-  // Lloyd's iteration on the lower half: with so few cells it is fast enough.
-  for (double change = 1.0; change > 1e-14;) {
-    for (size_t i = 0; i + 1 < count; ++i) {
-      book.thresholds[i] = 0.5 * (book.centroids[i] + book.centroids[i + 1]);
-    }
-    change = 0.0;
-    book.distortion = 0.0;
-    double mass = 0.0;
-    for (size_t i = 0; i < count / 2; ++i) {
-      const double low = i == 0 ? 0.0 : book.thresholds[i - 1];
-      const Moments cell = MomentsOf(power, low, book.thresholds[i]);
-      change = std::max(change, std::abs(cell.mean() - book.centroids[i]));
-      book.centroids[i] = cell.mean();
-      book.centroids[count - 1 - i] = kRightAngle - cell.mean();
-      book.distortion += cell.second - cell.first * cell.mean();
-      mass += cell.mass;
-    }
-    book.distortion /= mass;
-  }
-  return book;
-}
-
-namespace {
-
-constexpr int kGroup = 16;
-constexpr int kLevels = 4;
-constexpr int kSectors = 16;   // of level 1
-constexpr int kCentroids = 4;  // of the other levels
-constexpr int kQuarter = kSectors / 4;
-
-// What encoding and decoding need of the codebooks.
-struct Book {
-  float cosine[kLevels][kSectors], sine[kLevels][kSectors];  // of the centroids
-  float tangent[kLevels][kQuarter - 1];                      // of the thresholds in a quadrant
-
-  Book() {
-    static_assert(kQuarter == kCentroids);
-    for (int level = 0; level < kLevels; ++level) {
-      AngleBook angles;
-      if (level > 0) {
-        angles = SolveAngleBook(level + 1, 2);
-      } else {
-        constexpr double kSector = 2.0 * std::numbers::pi / kSectors;
-        for (int i = 0; i < kSectors; ++i) angles.centroids.push_back(kSector * (i + 0.5));
-        for (int i = 1; i < kQuarter; ++i) angles.thresholds.push_back(kSector * i);
-      }
-      for (size_t i = 0; i < angles.centroids.size(); ++i) {
-        cosine[level][i] = static_cast<float>(std::cos(angles.centroids[i]));
-        sine[level][i] = static_cast<float>(std::sin(angles.centroids[i]));
-      }
-      for (size_t i = 0; i < angles.thresholds.size(); ++i) {
-        tangent[level][i] = static_cast<float>(std::tan(angles.thresholds[i]));
-      }
-    }
-  }
-};
-
-const Book& TheBook() {
-  static const Book book;
-  return book;
-}
-
-// The cell of the angle of (a, b), both >= 0.
-int CellInQuadrant(const float* tangent, float a, float b) {
-  int cell = 0;
-  for (int i = 0; i < kQuarter - 1; ++i) cell += b >= a * tangent[i];
-  return cell;
-}
-
-// The same of any (a, b), all around: turned into the first quadrant.
-int CellInCircle(const float* tangent, float a, float b) {
-  if (a <= 0.0f && b > 0.0f) return kQuarter + CellInQuadrant(tangent, b, -a);
-  if (a < 0.0f) return 2 * kQuarter + CellInQuadrant(tangent, -a, -b);
-  if (b < 0.0f) return 3 * kQuarter + CellInQuadrant(tangent, -b, a);
-  return CellInQuadrant(tangent, a, b);
-}
-
-// Codes of a group or of a whole row by level: level l + 1 of a group has 8 >> l of them.
-using LevelCodes = uint8_t* [kLevels];
-
-void EncodeAngles(const Book& book, const float* x, const LevelCodes& codes) {
-  float radii[kGroup];
-  std::copy_n(x, kGroup, radii);
-  for (int level = 0; level < kLevels; ++level) {
-    for (int j = 0; j < kGroup / 2 >> level; ++j) {
-      const float a = radii[2 * j], b = radii[2 * j + 1];
-      codes[level][j] =
-          static_cast<uint8_t>(level == 0 ? CellInCircle(book.tangent[0], a, b)
-                                          : CellInQuadrant(book.tangent[level], a, b));
+double PolarTransform(const float* x, int levels, double* angles) {
+  std::vector<double> radii(x, x + (size_t{1} << levels));
+  for (int level = 0; level < levels; ++level) {
+    const size_t pairs = size_t{1} << (levels - 1 - level);
+    for (size_t j = 0; j < pairs; ++j) {
+      const double a = radii[2 * j], b = radii[2 * j + 1], angle = std::atan2(b, a);
+      *angles++ = angle < 0.0 ? angle + 2.0 * std::numbers::pi : angle;
       radii[j] = std::sqrt(a * a + b * b);
     }
   }
+  return radii[0];
 }
 
-void DecodeAngles(const Book& book, float radius, const LevelCodes& codes, float* x) {
-  x[0] = radius;
-  for (int level = kLevels; level-- > 0;) {
-    for (int j = kGroup / 2 >> level; j-- > 0;) {  // backwards: in place
-      const float r = x[j];
-      x[2 * j] = r * book.cosine[level][codes[level][j]];
-      x[2 * j + 1] = r * book.sine[level][codes[level][j]];
+namespace {
+
+constexpr int kUsualBits = 4222;
+constexpr int kQuadrants = 4;
+constexpr double kRightAngle = std::numbers::pi / 2.0;
+constexpr int kMaxRounds = 100;  // of k-means
+
+// What encoding and decoding need of the codebook of a level.
+struct LevelBook {
+  std::vector<float> cosine, sine;  // of the centroids
+  // For each quadrant the first cell in it, and the tangents of the thresholds inside it once it is
+  // turned onto the first. Levels from 2 are in the first alone.
+  int first[kQuadrants] = {};
+  std::vector<float> tangents[kQuadrants];
+
+  LevelBook(const std::vector<double>& centroids, const std::vector<double>& thresholds) {
+    for (const double angle : centroids) {
+      cosine.push_back(static_cast<float>(std::cos(angle)));
+      sine.push_back(static_cast<float>(std::sin(angle)));
+    }
+    for (int q = 0; q < kQuadrants; ++q) {
+      for (const double threshold : thresholds) {
+        const double turned = threshold - kRightAngle * q;
+        if (turned <= 0.0) ++first[q];
+        if (turned <= 0.0 || turned >= kRightAngle) continue;
+        tangents[q].push_back(static_cast<float>(std::tan(turned)));
+      }
     }
   }
-}
 
-// All codes of a row, each level of all groups together.
-class RowCodes {
- public:
-  explicit RowCodes(int head_dim) : groups_(head_dim / kGroup) {}
-
-  uint8_t* first() { return first_; }
-  uint8_t* others() { return others_; }
-  int num_first() const { return 8 * groups_; }
-  int num_others() const { return 7 * groups_; }
-  size_t bytes() const { return PackedBytes(num_first(), 4) + PackedBytes(num_others(), 2); }
-
-  void Locate(int group, LevelCodes& codes) {
-    codes[0] = first_ + 8 * group;
-    codes[1] = others_ + 4 * group;
-    codes[2] = others_ + 4 * groups_ + 2 * group;
-    codes[3] = others_ + 6 * groups_ + group;
+  // The cell of the angle of (a, b).
+  uint8_t CellOf(float a, float b) const {
+    if (a <= 0.0f && b > 0.0f) return CellInQuadrant(1, b, -a);
+    if (a < 0.0f) return CellInQuadrant(2, -a, -b);
+    if (b < 0.0f) return CellInQuadrant(3, -b, a);
+    return CellInQuadrant(0, a, b);
   }
 
  private:
-  int groups_;
-  uint8_t first_[kMaxHeadDim / 2] = {}, others_[kMaxHeadDim / 2] = {};
+  uint8_t CellInQuadrant(int quadrant, float a, float b) const {
+    int cell = first[quadrant];
+    for (const float tangent : tangents[quadrant]) cell += b >= a * tangent;
+    return static_cast<uint8_t>(cell);
+  }
 };
 
-size_t ScaleBytes(int head_dim) {
-  return static_cast<size_t>(head_dim / kGroup) * sizeof(uint16_t);
+std::vector<double> Midpoints(const std::vector<double>& centroids) {
+  std::vector<double> thresholds;
+  for (size_t i = 1; i < centroids.size(); ++i) {
+    thresholds.push_back(0.5 * (centroids[i - 1] + centroids[i]));
+  }
+  return thresholds;
 }
 
-size_t RecordBytes(int head_dim) { return ScaleBytes(head_dim) + RowCodes(head_dim).bytes(); }
+// Lloyd's iteration from `centroids` on; a centroid without angles stays.
+std::vector<double> FittedCentroids(std::vector<double> centroids, std::vector<double> angles) {
+  std::sort(angles.begin(), angles.end());
+  std::vector<double> sums = {0.0};
+  for (const double angle : angles) sums.push_back(sums.back() + angle);
+  for (int round = 0; round < kMaxRounds; ++round) {
+    const std::vector<double> before = centroids, thresholds = Midpoints(centroids);
+    size_t begin = 0;
+    for (size_t i = 0; i < centroids.size(); ++i) {
+      const auto end = i < thresholds.size()
+                           ? std::lower_bound(angles.begin(), angles.end(), thresholds[i])
+                           : angles.end();
+      const size_t past = static_cast<size_t>(end - angles.begin());
+      if (past > begin)
+        centroids[i] = (sums[past] - sums[begin]) / static_cast<double>(past - begin);
+      begin = past;
+    }
+    if (centroids == before) break;
+  }
+  return centroids;
+}
 
-void Encode(const float* row, int head_dim, ScaleRule, std::byte* record) {
-  const Book& book = TheBook();
-  RowCodes all(head_dim);
-  for (int group = 0; group < head_dim / kGroup; ++group) {
-    LevelCodes codes;
-    float direction[kGroup];
-    all.Locate(group, codes);
-    EncodeAngles(book, row + group * kGroup, codes);
-    DecodeAngles(book, 1.0f, codes, direction);
-    const double radius = FitOf(row + group * kGroup, direction, kGroup).dot;
-    const uint16_t scale = ScaleToHalf(std::max(radius, 0.0) / 4.0);
-    std::memcpy(record + static_cast<size_t>(group) * sizeof scale, &scale, sizeof scale);
-    if (scale != 0) continue;
-    for (int level = 0; level < kLevels; ++level) {
-      std::fill_n(codes[level], kGroup / 2 >> level, uint8_t{0});
+class PolarCoder final : public Coder {
+ public:
+  PolarCoder(const std::vector<int>& bits, bool online, int head_dim)
+      : bits_(bits),
+        online_(online),
+        head_dim_(head_dim),
+        group_(1 << bits.size()),
+        root_(std::sqrt(static_cast<double>(group_))) {
+    for (int level = 0; level < NumLevels(); ++level) {
+      const AngleBook& book = AngleBookOf(level + 1, BitsOf(level));
+      offline_.emplace_back(book.centroids, book.thresholds);
     }
   }
-  record += ScaleBytes(head_dim);
-  PackCodes(all.first(), all.num_first(), 4, record);
-  PackCodes(all.others(), all.num_others(), 2, record + PackedBytes(all.num_first(), 4));
-}
 
-void Decode(const std::byte* record, int head_dim, float* row) {
-  const Book& book = TheBook();
-  RowCodes all(head_dim);
-  const std::byte* packed = record + ScaleBytes(head_dim);
-  UnpackCodes(packed, all.num_first(), 4, all.first());
-  UnpackCodes(packed + PackedBytes(all.num_first(), 4), all.num_others(), 2, all.others());
-  for (int group = 0; group < head_dim / kGroup; ++group) {
-    LevelCodes codes;
-    all.Locate(group, codes);
-    DecodeAngles(book, 4.0f * LoadHalf(record + static_cast<size_t>(group) * sizeof(uint16_t)),
-                 codes, row + group * kGroup);
+  size_t record_bytes() const override {
+    size_t bits = 0;
+    for (int level = 0; level < NumLevels(); ++level) {
+      bits += static_cast<size_t>(BitsOf(level) * (head_dim_ >> (level + 1)));
+    }
+    return ScaleBytes() + (bits + 7) / 8;
   }
+  size_t header_bytes() const override {
+    size_t centroids = 0;
+    for (const int bits : bits_) centroids += size_t{1} << bits;
+    return online_ ? centroids * sizeof(uint16_t) : 0;
+  }
+
+  void Learn(const float* rows, int count, std::byte* header) const override {
+    if (!online_) return;
+    std::vector<std::vector<double>> angles(bits_.size());
+    std::vector<double> of_group(static_cast<size_t>(group_));
+    for (int64_t i = 0; i < static_cast<int64_t>(count) * head_dim_; i += group_) {
+      if (PolarTransform(rows + i, NumLevels(), of_group.data()) == 0.0) continue;
+      const double* next = of_group.data();
+      for (int level = 0; level < NumLevels(); ++level) {
+        const int num = group_ >> (level + 1);
+        angles[static_cast<size_t>(level)].insert(angles[static_cast<size_t>(level)].end(), next,
+                                                  next + num);
+        next += num;
+      }
+    }
+    for (int level = 0; level < NumLevels(); ++level) {
+      for (const double centroid : FittedCentroids(AngleBookOf(level + 1, BitsOf(level)).centroids,
+                                                   angles[static_cast<size_t>(level)])) {
+        StoreHalf(static_cast<float>(centroid), header);
+        header += sizeof(uint16_t);
+      }
+    }
+  }
+
+  void Encode(const std::byte* header, const float* row, std::byte* record) const override {
+    const Books books(*this, header);
+    uint8_t codes[kMaxHeadDim] = {};
+    for (int begin = 0; begin < head_dim_; begin += group_) {
+      EncodeAngles(books, row + begin, begin, codes);
+      float direction[1 << kMaxPolarLevels];
+      DecodeAngles(books, 1.0f, begin, codes, direction);
+      const double radius = FitOf(row + begin, direction, group_).dot;
+      const uint16_t scale = ScaleToHalf(std::max(radius, 0.0) / root_);
+      std::memcpy(record, &scale, sizeof scale);
+      record += sizeof scale;
+      if (scale == 0) ForEachCode(begin, [&](int, int, int at) { codes[at] = 0; });
+    }
+    BitWriter writer(record);
+    for (int level = 0; level < NumLevels(); ++level) {
+      for (int i = First(level); i < First(level + 1); ++i) writer.Put(codes[i], BitsOf(level));
+    }
+    writer.Finish();
+  }
+
+  void Decode(const std::byte* header, const std::byte* record, float* row) const override {
+    const Books books(*this, header);
+    uint8_t codes[kMaxHeadDim];
+    BitReader reader(record + ScaleBytes());
+    for (int level = 0; level < NumLevels(); ++level) {
+      for (int i = First(level); i < First(level + 1); ++i) {
+        codes[i] = static_cast<uint8_t>(reader.Get(BitsOf(level)));
+      }
+    }
+    for (int begin = 0; begin < head_dim_; begin += group_, record += sizeof(uint16_t)) {
+      const float radius = static_cast<float>(root_) * LoadHalf(record);
+      DecodeAngles(books, radius, begin, codes, row + begin);
+    }
+  }
+
+ private:
+  // The codebooks of a page.
+  class Books {
+   public:
+    Books(const PolarCoder& coder, const std::byte* header) : books_(&coder.offline_) {
+      if (!coder.online_) return;
+      for (const int bits : coder.bits_) {
+        std::vector<double> centroids;
+        for (int i = 0; i < 1 << bits; ++i, header += sizeof(uint16_t)) {
+          centroids.push_back(static_cast<double>(LoadHalf(header)));
+        }
+        online_.emplace_back(centroids, Midpoints(centroids));
+      }
+      books_ = &online_;
+    }
+    const LevelBook& Of(int level) const { return (*books_)[static_cast<size_t>(level)]; }
+
+   private:
+    std::vector<LevelBook> online_;
+    const std::vector<LevelBook>* books_;
+  };
+
+  int NumLevels() const { return static_cast<int>(bits_.size()); }
+  int BitsOf(int level) const { return bits_[static_cast<size_t>(level)]; }
+  size_t ScaleBytes() const { return static_cast<size_t>(head_dim_ / group_) * sizeof(uint16_t); }
+  // Where the codes of a level begin among those of the row: there are d/2, then d/4, ...
+  int First(int level) const { return head_dim_ - (head_dim_ >> level); }
+
+  // visit(level, j, at) for each angle j of the group that begins at a channel; `at` is the place
+  // of its code.
+  template <typename Visit>
+  void ForEachCode(int begin, const Visit& visit) const {
+    for (int level = 0; level < NumLevels(); ++level) {
+      const int first = First(level) + (begin >> (level + 1));
+      for (int j = 0; j < group_ >> (level + 1); ++j) visit(level, j, first + j);
+    }
+  }
+
+  void EncodeAngles(const Books& books, const float* x, int begin, uint8_t* codes) const {
+    float radii[1 << kMaxPolarLevels];
+    std::copy_n(x, group_, radii);
+    ForEachCode(begin, [&](int level, int j, int at) {
+      const float a = radii[2 * j], b = radii[2 * j + 1];
+      codes[at] = books.Of(level).CellOf(a, b);
+      radii[j] = std::sqrt(a * a + b * b);
+    });
+  }
+
+  void DecodeAngles(const Books& books, float radius, int begin, const uint8_t* codes,
+                    float* x) const {
+    x[0] = radius;
+    for (int level = NumLevels(); level-- > 0;) {
+      const LevelBook& book = books.Of(level);
+      const uint8_t* of_level = codes + First(level) + (begin >> (level + 1));
+      for (int j = group_ >> (level + 1); j-- > 0;) {  // backwards: in place
+        const float r = x[j];
+        x[2 * j] = r * book.cosine[of_level[j]];
+        x[2 * j + 1] = r * book.sine[of_level[j]];
+      }
+    }
+  }
+
+  std::vector<int> bits_;  // of each level
+  bool online_;
+  int head_dim_, group_;
+  double root_;  // of the group's size
+  std::vector<LevelBook> offline_;
+};
+
+std::unique_ptr<const Coder> Make(const Scheme& scheme, const RowShape& shape) {
+  std::vector<int> bits;
+  const std::string digits = std::to_string(OptionOf(scheme, "bits"));
+  const auto refuse = [&](const std::string& cause) {
+    throw Error(ErrorCode::kUnsupported, "polar: bits=" + digits + cause);
+  };
+  for (const char digit : digits) {
+    const int most = bits.empty() ? kMaxFirstAngleBits : kMaxAngleBits;
+    bits.push_back(digit - '0');
+    if (bits.back() >= 1 && bits.back() <= most) continue;
+    refuse(" has " + std::string(1, digit) + " bits in level " + std::to_string(bits.size()) +
+           ": it takes 1 to " + std::to_string(most));
+  }
+  const int group = 1 << bits.size();
+  if (shape.head_dim % group != 0) {
+    refuse(" has groups of " + std::to_string(group) + " values, which do not divide head_dim " +
+           std::to_string(shape.head_dim) + ": give bits= fewer digits");
+  }
+  return std::make_unique<PolarCoder>(bits, OptionOf(scheme, "books") == 1, shape.head_dim);
 }
 
 }  // namespace
@@ -246,15 +307,22 @@ void Decode(const std::byte* record, int head_dim, float* row) {
 Codec PolarCodec(std::string_view name, std::string_view summary) {
   return {.info = {.name = name,
                    .summary = summary,
-                   .source = "PolarQuant (Han et al. 2025), four levels, offline codebooks",
+                   .source = "PolarQuant (Han et al. 2025)",
                    .code_bits = 3,
                    .keys = true,
                    .values = true,
                    .rotates = true,
-                   .scale_rules = false},
-          .record_bytes = RecordBytes,
-          .encode = Encode,
-          .decode = Decode};
+                   .scale_rules = false,
+                   .options = {{.name = "bits",
+                                .summary = "a digit for each level: bits of its angles, 1 to 6, "
+                                           "then 1 to 4; at most 7 levels",
+                                .least = 1,
+                                .most = 6444444,
+                                .usual = kUsualBits},
+                               {.name = "books",
+                                .summary = "codebooks of Gaussian rows, or fitted to each page",
+                                .words = {"offline", "online"}}}},
+          .make = Make};
 }
 
 }  // namespace polarquant

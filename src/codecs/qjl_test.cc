@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "codecs/record.h"
+#include "codecs/sketch.h"
 #include "codecs/unbiased_testing.h"
 #include "math/rotation.h"
 
@@ -97,6 +98,139 @@ TEST(Qjl, NeedsRotatedRows) {
   EXPECT_NEAR(sum, 1.0, 0.05);
 }
 
+// The paper's definition: |x| sqrt(pi/2) / m times the sum of sign(<s,x>) <s,q>.
+TEST(Qjl, GivesTheVectorOfThePapersEstimator) {
+  for (const int head_dim : {16, 80, 128}) {
+    GaussianRows rows(head_dim, 3);
+    const Row row = rows.Next(), query = rows.Next();
+    double sum = 0.0;
+    for (const int sketch : {0, 1}) {
+      const float* s = GaussianSketch(head_dim, sketch);
+      for (int i = 0; i < head_dim; ++i, s += head_dim) {
+        const Row gaussian(s, s + head_dim);
+        sum += Dot(gaussian, row) > 0.0 ? Dot(gaussian, query) : -Dot(gaussian, query);
+      }
+    }
+    const double norm = std::sqrt(Dot(row, row));
+    const double estimate = norm * std::sqrt(std::acos(0.0)) / (2.0 * head_dim) * sum;
+    EXPECT_NEAR(Dot(query, RoundTrip("qjl2:rows=gaussian", row)), estimate,
+                1e-3 * norm * std::sqrt(Dot(query, query)));
+  }
+}
+
+TEST(Qjl, DrawsGaussianRowsFromN01) {
+  double sum = 0.0, squares = 0.0, neighbours = 0.0;
+  const float* s = GaussianSketch(128, 0);
+  constexpr int kValues = 128 * 128;
+  for (int i = 0; i < kValues; ++i) {
+    sum += s[i];
+    squares += static_cast<double>(s[i]) * s[i];
+    neighbours += static_cast<double>(s[i]) * s[(i + 1) % kValues];
+  }
+  EXPECT_NEAR(sum / kValues, 0.0, 0.03);
+  EXPECT_NEAR(squares / kValues, 1.0, 0.04);
+  EXPECT_NEAR(neighbours / kValues, 0.0, 0.03);
+  EXPECT_NE(*GaussianSketch(128, 1), *s);
+}
+
+// Unbiased over the draw of the rows, of which there is one: its mean length strays from sqrt(d) by
+// 1 / sqrt(2 d m), relatively.
+TEST(Qjl, IsUnbiasedWithGaussianRows) {
+  for (const auto& [codec, sketches] : {std::pair{"qjl", 1}, {"qjl2", 2}, {"qjl4", 4}}) {
+    for (const int head_dim : {64, 80, 128}) {
+      const Estimates estimates =
+          EstimateProducts(std::string(codec) + ":rows=gaussian", head_dim, 200, 10);
+      const double draw = 1.0 / (head_dim * std::sqrt(2.0 * sketches));
+      EXPECT_NEAR(estimates.ratio, 1.0, 3.0 * std::hypot(estimates.standard_error, draw))
+          << codec << " " << head_dim;
+    }
+  }
+}
+
+// d / m (pi/2) - 1 / m of the row for m rows, and its d times that of a product.
+TEST(Qjl, HasTheVarianceOfGaussianRows) {
+  for (const auto& [codec, known] : {std::pair{"qjl", 1.547}, {"qjl2", 0.770}, {"qjl4", 0.393}}) {
+    const std::string scheme = std::string(codec) + ":rows=gaussian";
+    EXPECT_NEAR(QualityOf(scheme, 128, 1000).distortion / known, 1.0, 0.05) << codec;
+    EXPECT_NEAR(ProductVariance(scheme, 128, 3000) / known, 1.0, 0.1) << codec;
+  }
+}
+
+// Keys with loud channels, as models have them, and the queries that see them.
+struct LoudRows {
+  int head_dim;
+  GaussianRows source{head_dim, 5};
+
+  Row Next() {
+    Row row = source.Next();
+    for (size_t i = 0; i < 8; ++i) row[(5 * i + 3) % row.size()] *= 10.0f;
+    return row;
+  }
+};
+
+TEST(Qjl, IsUnbiasedWithOutliersApart) {
+  for (const char* scheme :
+       {"qjl:outliers=8", "qjl2:outliers=8", "qjl:rows=gaussian:outliers=8:rotate=none"}) {
+    constexpr int kRows = 6000, kDim = 128;
+    LoudRows rows{kDim};
+    GaussianRows noise(kDim, 6);
+    const bool rotated = Scheme::Parse(scheme).rotate;
+    double estimates = 0.0, products = 0.0, squares = 0.0;
+    VisitPages(
+        scheme, kDim, kRows,
+        [&] {
+          Row row = rows.Next();
+          if (rotated) Rotate(row.data(), kDim);
+          return row;
+        },
+        [&](const Row& row, const Row& decoded) {
+          Row query = noise.Next();
+          for (size_t i = 0; i < kDim; ++i) query[i] += 0.2f * row[i];
+          const double product = Dot(query, row), estimate = Dot(query, decoded);
+          products += product;
+          estimates += estimate;
+          squares += (estimate - product) * (estimate - product);
+        });
+    EXPECT_NEAR(estimates / products, 1.0, 4.0 * std::sqrt(squares) / products + 0.008) << scheme;
+  }
+}
+
+// The noise of a loud channel no longer reaches the quiet ones.
+TEST(Qjl, GainsFromOutliersApart) {
+  const auto variance = [](const std::string& scheme) {
+    constexpr int kRows = 3000, kDim = 128;
+    LoudRows rows{kDim};
+    GaussianRows queries(kDim, 7);
+    double sum = 0.0;
+    VisitPages(
+        scheme, kDim, kRows,
+        [&] {
+          Row row = rows.Next();
+          Rotate(row.data(), kDim);
+          return row;
+        },
+        [&](const Row& row, const Row& decoded) {
+          const Row query = queries.Next();
+          const double error = Dot(query, decoded) - Dot(query, row);
+          sum += error * error / (Dot(query, query) * Dot(row, row));
+        });
+    return kDim * sum / kRows;
+  };
+  EXPECT_NEAR(variance("qjl2") / 0.283, 1.0, 0.08);
+  EXPECT_LT(variance("qjl:outliers=8"), 0.5 * variance("qjl2"));  // the same bits
+  EXPECT_LT(variance("qjl2:outliers=8"), variance("qjl:outliers=8"));
+}
+
+TEST(Qjl, CountsWhatOutliersCost) {
+  EXPECT_NEAR(BitsPerValue("qjl2:outliers=8", 128), 3.26, 0.005);
+  EXPECT_EQ(Subject("qjl:outliers=64", 128).record_bytes(), 2u + 16 + 2 + 16);
+  EXPECT_EQ(Subject("qjl:outliers=1:rows=gaussian", 112).record_bytes(), 2u + 14 + 2 + 14);
+  EXPECT_EQ(Subject("qjl:outliers=1", 112).coder().header_bytes(), 14u);
+  EXPECT_EQ(Subject("qjl", 112).coder().header_bytes(), 0u);
+  EXPECT_FALSE(Takes("qjl:outliers=64", 64));
+  EXPECT_TRUE(Takes("qjl:outliers=63", 64));
+}
+
 TEST(Qjl, StoresKeysOnlyAndOneBitARow) {
   for (const auto& [codec, sketches] : {std::pair{"qjl", 1.0}, {"qjl2", 2.0}, {"qjl4", 4.0}}) {
     EXPECT_TRUE(FindCodec(codec).info.keys);
@@ -122,6 +256,8 @@ TEST(Qjl, WritesTheGoldenRecords) {
   EXPECT_EQ(Hex(Encode("qjl4", GoldenRow(112))),
             "e33ce53cf4e81189517c5c1ebb278e4de1a65fa330ae2d47129499caa7c4"
             "7d7fcc74ea60b4ba88f83e4e1d1fe08145f15bea78b4ffd41e6f7d46df73");
+  EXPECT_EQ(Hex(Encode("qjl:rows=gaussian", GoldenRow(32))), "e93c663f58f9");
+  EXPECT_EQ(Hex(Encode("qjl:outliers=2", GoldenRow(32))), "5c3ce7fd2eb8823804296090");
   EXPECT_EQ(Hex(Encode("qjl2", Row(64, 0.0f))), std::string(36, '0'));
 }
 

@@ -18,7 +18,7 @@ int main() {
   for (int bits = 1; bits <= polarquant::kMaxTrellisBits; ++bits) {
     const polarquant::TrellisTable table = polarquant::TrainTrellis(bits);
     std::printf("{{");
-    for (int s = 0; s < polarquant::kTrellisStates; ++s) {
+    for (int s = 0; s < polarquant::kTrainedStates; ++s) {
       std::printf("%s%d", s == 0 ? "" : ", ", table.levels[s]);
     }
     std::printf("}, %.9gf},\n", static_cast<double>(table.unit));

@@ -9,8 +9,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <utility>
 #include <vector>
+
+#include "math/random.h"
 
 namespace polarquant {
 namespace {
@@ -20,65 +21,22 @@ constexpr int kRows = 512;  // with their mirrors 512 values for every level
 constexpr int kRounds = 30;
 constexpr float kLargestLevel = 127.0f;
 
-class SplitMix64 {
- public:
-  explicit SplitMix64(uint64_t seed) : state_(seed) {}
-  uint64_t Next() {
-    state_ += 0x9e3779b97f4a7c15u;
-    uint64_t z = state_;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-  }
-
- private:
-  uint64_t state_;
-};
-
-// The quantiles (i + 1/2) / count of N(0, 1). Rounding to float hides how the machine computes
-// erfc.
-std::vector<float> NormalQuantiles(int count) {
-  std::vector<float> quantiles;
-  for (int i = 0; i < count; ++i) {
-    const double share = (i + 0.5) / count;
-    double low = -10.0, high = 10.0;
-    for (int step = 0; step < 60; ++step) {
-      const double middle = 0.5 * (low + high);
-      (0.5 * std::erfc(-middle / std::sqrt(2.0)) < share ? low : high) = middle;
-    }
-    quantiles.push_back(static_cast<float>(high));
-  }
-  return quantiles;
-}
-
-std::vector<float> FirstLevels(SplitMix64& generator) {
-  std::vector<float> levels = NormalQuantiles(kTrellisStates);
-  constexpr size_t kHalf = kTrellisStates / 2;
-  std::vector<float> positive(levels.begin() + kHalf, levels.end());
-  for (size_t i = kHalf - 1; i > 0; --i) {
-    std::swap(positive[i], positive[generator.Next() % (i + 1)]);
-  }
-  for (size_t s = 0; s < kHalf; ++s) {
-    levels[s] = generator.Next() % 2 == 0 ? positive[s] : -positive[s];
-    levels[kTrellisStates - 1 - s] = -levels[s];
-  }
-  return levels;
-}
-
 void Improve(int bits, const std::vector<float>& rows, std::vector<float>& levels) {
-  double sums[kTrellisStates] = {};
-  int counts[kTrellisStates] = {};
+  const Trellis trellis = {bits, kTrainedStateBits, levels.data()};
+  double sums[kTrainedStates] = {};
+  int counts[kTrainedStates] = {};
   for (size_t r = 0; r < rows.size(); r += kSize) {
-    uint8_t codes[kSize], states[kSize];
-    EncodeTrellis(bits, levels.data(), &rows[r], kSize, codes);
-    StatesOf(bits, codes, kSize, states);
+    uint8_t codes[kSize];
+    uint16_t states[kSize];
+    EncodeTrellis(trellis, &rows[r], kSize, codes);
+    StatesOf(trellis, codes, kSize, states);
     for (size_t i = 0; i < kSize; ++i) {
       sums[states[i]] += static_cast<double>(rows[r + i]);
       ++counts[states[i]];
     }
   }
-  for (size_t s = 0; s < kTrellisStates / 2; ++s) {
-    const size_t mirror = kTrellisStates - 1 - s;
+  for (size_t s = 0; s < kTrainedStates / 2; ++s) {
+    const size_t mirror = kTrainedStates - 1 - s;
     const int count = counts[s] + counts[mirror];
     if (count == 0) continue;
     levels[s] = static_cast<float>((sums[s] - sums[mirror]) / count);
@@ -90,14 +48,14 @@ void Improve(int bits, const std::vector<float>& rows, std::vector<float>& level
 
 TrellisTable TrainTrellis(int bits) {
   SplitMix64 generator(static_cast<uint64_t>(bits));
-  const std::vector<float> normal = NormalQuantiles(1 << 16);
-  std::vector<float> levels = FirstLevels(generator);
+  const std::vector<float>& normal = FineNormalQuantiles();
+  std::vector<float> levels = ShuffledQuantiles(kTrainedStateBits, generator);
   std::vector<float> rows(size_t{kRows} * kSize);
   for (float& value : rows) value = normal[generator.Next() >> 48];
   for (int round = 0; round < kRounds; ++round) Improve(bits, rows, levels);
   TrellisTable table;
   table.unit = *std::max_element(levels.begin(), levels.end()) / kLargestLevel;
-  for (size_t s = 0; s < kTrellisStates; ++s) {
+  for (size_t s = 0; s < kTrainedStates; ++s) {
     table.levels[s] = static_cast<signed char>(std::lround(levels[s] / table.unit));
   }
   return table;

@@ -57,9 +57,9 @@ TEST(TurboBlocks, DecodeTheForksBlocksWithTheForksError) {
 TEST(TurboBlocks, PadAHeadToWholeBlocks) {
   for (const auto& [head_dim, blocks] :
        {std::pair{16, 1u}, {64, 1u}, {80, 1u}, {128, 1u}, {192, 2u}, {576, 5u}, {1024, 8u}}) {
-    EXPECT_EQ(FindCodec("turbo2_0").record_bytes(head_dim), 34u * blocks);
-    EXPECT_EQ(FindCodec("turbo3_0").record_bytes(head_dim), 50u * blocks);
-    EXPECT_EQ(FindCodec("turbo4_0").record_bytes(head_dim), 68u * blocks);
+    EXPECT_EQ(Subject("turbo2_0", head_dim).record_bytes(), 34u * blocks);
+    EXPECT_EQ(Subject("turbo3_0", head_dim).record_bytes(), 50u * blocks);
+    EXPECT_EQ(Subject("turbo4_0", head_dim).record_bytes(), 68u * blocks);
   }
   for (const char* codec : {"turbo2_0", "turbo3_0", "turbo4_0"}) {
     Row padded = Ramp(64);
@@ -90,6 +90,16 @@ TEST(TurboBlocks, HaveThePublishedDistortions) {
     EXPECT_DOUBLE_EQ(BitsPerValue(expected.codec, 128), expected.bits);
     EXPECT_DOUBLE_EQ(BitsPerValue(expected.codec, 64), 2.0 * expected.bits);
   }
+}
+
+TEST(TurboBlocks, HaveARightTableToo) {
+  EXPECT_NEAR(QualityOf("turbo4_0:table=lloyd", 128).distortion / 0.00919, 1.0, 0.02);
+  EXPECT_LT(QualityOf("turbo4_0:table=lloyd", 64).distortion, 0.0093);
+  EXPECT_DOUBLE_EQ(BitsPerValue("turbo4_0:table=lloyd", 128), 4.25);
+  EXPECT_THROW(Scheme::Parse("turbo3_0:table=lloyd"), Error);
+  EXPECT_EQ(Hex(Encode("turbo4_0:table=lloyd", Ramp(128))),
+            "7f42000097884448355ae91bc637ab5d2a694d4795863a24c365747454b95947452c"
+            "66d57367cbe33298ab97daf3ac4858cd252598395b48d9aafac8a7b3ca7a3a798fc4");
 }
 
 }  // namespace

@@ -25,18 +25,40 @@ std::string MessageOf(const std::string& text) {
   return "";
 }
 
+// Each option alone at each of its values, or at the ends if they are many; then all of them at
+// their first unusual one.
+std::vector<std::string> OptionsOf(const CodecInfo& codec) {
+  std::vector<std::string> all = {""};
+  std::string together;
+  for (const CodecOption& option : codec.options) {
+    const bool few = option.most - option.least < 20;
+    const int last = option.words.empty() ? option.most : static_cast<int>(option.words.size()) - 1;
+    bool first = true;
+    for (int value = option.least; value <= last; value += few ? 1 : option.most - option.least) {
+      if (value == option.usual) continue;
+      all.emplace_back(":").append(option.name).append("=").append(SpellingOf(option, value));
+      if (first) together += all.back();
+      first = false;
+    }
+  }
+  if (codec.options.size() > 1) all.push_back(together);
+  return all;
+}
+
 // Every scheme there is, in canonical spelling.
 std::vector<std::string> AllSchemes() {
   std::vector<std::string> all;
   for (const CodecInfo& codec : Codecs()) {
-    for (const char* center : {"", ":center", ":balance", ":balanced", ":center=rope",
-                               ":balanced:center=rope", ":dense"}) {
-      for (const char* scale : {"", ":scale=mse", ":scale=norm"}) {
-        for (const char* rotate : {"", ":rotate=none"}) {
-          if (*center != 0 && !codec.normalises) continue;
-          if (*scale != 0 && !codec.scale_rules) continue;
-          if (*rotate != 0 && !codec.rotates) continue;
-          all.push_back(std::string(codec.name) + center + scale + rotate);
+    for (const std::string& options : OptionsOf(codec)) {
+      for (const char* center : {"", ":center", ":balance", ":balanced", ":center=rope",
+                                 ":balanced:center=rope", ":dense"}) {
+        for (const char* scale : {"", ":scale=mse", ":scale=norm"}) {
+          for (const char* rotate : {"", ":rotate=none"}) {
+            if (*center != 0 && !codec.normalises) continue;
+            if (*scale != 0 && !codec.scale_rules) continue;
+            if (*rotate != 0 && !codec.rotates) continue;
+            all.push_back(std::string(codec.name) + options + center + scale + rotate);
+          }
         }
       }
     }
@@ -98,6 +120,40 @@ TEST(Scheme, TakesModifiersInAnyOrderAndPrintsThemInOne) {
   EXPECT_EQ(Scheme::Parse("turbo4:center=rope:balance").ToString(), "turbo4:balanced:center=rope");
 }
 
+TEST(Scheme, ReadsOptionsOfTheCodec) {
+  const Scheme scheme = Scheme::Parse("ropepolar:pairs=adjacent:angle=5:radius=3");
+  EXPECT_EQ(scheme.ToString(), "ropepolar:radius=3:angle=5:pairs=adjacent");
+  EXPECT_EQ(OptionOf(scheme, "radius"), 3);
+  EXPECT_EQ(OptionOf(scheme, "angle"), 5);
+  EXPECT_EQ(OptionOf(scheme, "pairs"), 1);
+  EXPECT_EQ(OptionOf(scheme, "arc"), 0);
+  EXPECT_EQ(Scheme::Parse("ropepolar:radius=4:pairs=halves"), Scheme::Parse("ropepolar"));
+  EXPECT_NE(Scheme::Parse("ropepolar:radius=3"), Scheme::Parse("ropepolar"));
+  EXPECT_THROW(OptionOf(scheme, "states"), Error);
+  EXPECT_THROW(OptionOf(Scheme::Parse("turbo4"), "radius"), Error);
+  for (const CodecInfo& codec : Codecs()) {
+    for (const CodecOption& option : codec.options) {
+      EXPECT_EQ(OptionOf(Scheme::Parse(codec.name), option.name), option.usual) << codec.name;
+      EXPECT_FALSE(option.summary.empty()) << codec.name << " " << option.name;
+    }
+  }
+}
+
+TEST(Scheme, RefusesOptionsItDoesNotKnow) {
+  for (const char* text :
+       {"ropepolar:radius", "ropepolar:radius=", "ropepolar:radius=0", "ropepolar:radius=8",
+        "ropepolar:radius=-1", "ropepolar:radius=+3", "ropepolar:radius=03", "ropepolar:radius=3.0",
+        "ropepolar:radius=3 ", "ropepolar:radius=99999999999", "ropepolar:Radius=3",
+        "ropepolar:pairs=1", "ropepolar:pairs=Halves", "ropepolar:radius=3:radius=3",
+        "ropepolar:radius=4:radius=3", "ropepolar:states=8", "turbo4:radius=3"}) {
+    EXPECT_NE(MessageOf(text), "") << text << " was accepted";
+  }
+  const std::string message = MessageOf("ropepolar:radius=8");
+  for (const char* word : {"radius=8", "radius=1..7", "pairs=halves|adjacent"}) {
+    EXPECT_NE(message.find(word), std::string::npos) << message;
+  }
+}
+
 TEST(Scheme, ParsesPairs) {
   const auto [key, value] = Scheme::ParsePair("turbo4:center/turbo3");
   EXPECT_EQ(key.ToString(), "turbo4:center");
@@ -147,9 +203,10 @@ TEST(Scheme, RefusesWhatItDoesNotKnow) {
 }
 
 TEST(Scheme, RefusesModifiersThatDoNotApply) {
-  for (const char* text : {"f16:center", "f32:center", "bf16:center", "f16:scale=norm",
-                           "f16:scale=mse", "q8_0:scale=mse", "q4_0:scale=unbiased",
-                           "f16:rotate=none", "bf16:rotate=none", "f32:rotate=none"}) {
+  for (const char* text :
+       {"f16:center", "f32:center", "bf16:center", "f16:scale=norm", "f16:scale=mse",
+        "q8_0:scale=mse", "q4_0:scale=unbiased", "f16:rotate=none", "bf16:rotate=none",
+        "f32:rotate=none", "ropepolar:center", "ropepolar:rotate=none"}) {
     EXPECT_NE(MessageOf(text), "") << text << " was accepted";
   }
 }

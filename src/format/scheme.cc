@@ -37,15 +37,6 @@ constexpr std::string_view kSharpenKey = "sharpen=";
 constexpr int kPlainBits = 16;  // rows of codecs at least this wide are plain numbers
 constexpr std::string_view kNoRotationWord = "rotate=none";
 
-std::string ValuesOf(const CodecOption& option) {
-  if (option.words.empty()) {
-    return std::to_string(option.least) + ".." + std::to_string(option.most);
-  }
-  std::string text;
-  for (const std::string_view word : option.words) text += Concat({text.empty() ? "" : "|", word});
-  return text;
-}
-
 // The modifiers a codec takes, for messages.
 std::string AllowedModifiers(const CodecInfo& codec) {
   std::string words;
@@ -179,10 +170,7 @@ std::string Scheme::ToString() const {
   for (const CodecOption& option : info.options) {
     const auto set = options.find(std::string(option.name));
     if (set == options.end()) continue;
-    const auto index = static_cast<size_t>(set->second);
-    const std::string value = index < option.words.size() ? std::string(option.words[index])
-                                                          : std::to_string(set->second);
-    text += Concat({":", option.name, "=", value});
+    text += Concat({":", option.name, "=", SpellingOf(option, set->second)});
   }
   const auto& [center, balance, rope, dense] = normalisation;
   if (balance) text += Concat({":", center ? kBalancedWord : kBalanceWord});

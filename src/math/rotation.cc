@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "math/random.h"
 #include "math/rotation-inl.h"
 #include "polarquant/codec.h"
 #include "polarquant/error.h"
@@ -16,14 +17,6 @@ namespace {
 
 constexpr int kPlanStep = kMinHeadDim;
 constexpr int kNumPlans = kMaxHeadDim / kPlanStep;
-
-// Steele, Lea, Flood 2014.
-uint64_t SplitMix64(uint64_t& state) {
-  uint64_t z = (state += 0x9e3779b97f4a7c15u);
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-  return z ^ (z >> 31);
-}
 
 // 12, 20 or 1 if a block of this size exists, else 0.
 int OrderOfBlock(int size) {
@@ -49,10 +42,10 @@ struct Plans {
         blocks[p].push_back({offset, size, OrderOfBlock(size)});
         offset += size;
       }
-      uint64_t state = seed * 0x9e3779b97f4a7c15u + static_cast<uint64_t>(head_dim);
+      SplitMix64 generator(RotationState(seed, head_dim));
       uint64_t bits = 0;
       for (int i = 0; i < head_dim; ++i) {
-        if (i % 64 == 0) bits = SplitMix64(state);
+        if (i % 64 == 0) bits = generator.Next();
         factors[p].push_back(((bits >> (i % 64)) & 1) != 0 ? -1.0f : 1.0f);
       }
       for (const RotationBlock& block : blocks[p]) {

@@ -24,6 +24,11 @@ inline constexpr uint64_t kRotationSeed = 2026;
 inline constexpr uint64_t kSketchSeed = 3482;  // of the first sketch; the next ones count up
 inline constexpr int kMaxSketches = 4;
 
+// What SplitMix64 starts from (math/random.h) for everything that is drawn for a head_dim.
+constexpr uint64_t RotationState(uint64_t seed, int head_dim) {
+  return seed * 0x9e3779b97f4a7c15u + static_cast<uint64_t>(head_dim);
+}
+
 struct RotationBlock {
   int offset;  // first channel
   int size;    // order * 2^k channels

@@ -35,7 +35,7 @@ const Scheme& Checked(const Scheme& scheme) {
   if (Scheme::Parse(text) == scheme) return scheme;
   throw Error(ErrorCode::kUnsupported,
               "codec " + scheme.codec +
-                  " cannot be normalised, scaled or rotated as asked; nearest is " + text);
+                  " cannot be set, normalised, scaled or rotated as asked; nearest is " + text);
 }
 
 void CheckRole(const Scheme& scheme, const CodecInfo& codec, Role role) {

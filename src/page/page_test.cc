@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "codecs/codec.h"
+#include "codecs/codecs_testing.h"
 #include "math/rotation.h"
 #include "polarquant/error.h"
 #include "util/half.h"
@@ -81,10 +82,6 @@ std::vector<float> RoundTrip(const PageFormat& format, const std::vector<float>&
   return decoded;
 }
 
-bool Supports(std::string_view codec, int head_dim) {
-  return (codec != "q8_0" && codec != "q4_0") || head_dim % 32 == 0;
-}
-
 bool Stores(const Scheme& scheme, Role role) {
   const CodecInfo& info = FindCodec(scheme.codec).info;
   return role == Role::kKey ? info.keys : info.values;
@@ -113,7 +110,7 @@ void ForEveryFormat(const std::vector<int>& head_dims, const Visit& visit) {
   for (const std::string& text : Schemes()) {
     const Scheme scheme = Scheme::Parse(text);
     for (const int head_dim : head_dims) {
-      if (!Supports(scheme.codec, head_dim)) continue;
+      if (!codecs_testing::Takes(scheme.codec, head_dim)) continue;
       for (const Role role : {Role::kKey, Role::kValue}) {
         if (!Stores(scheme, role)) continue;
         SCOPED_TRACE(text + " head_dim " + std::to_string(head_dim) +
@@ -243,7 +240,7 @@ TEST(EveryCodec, HasItsDistortionAtEveryHeadDimAndRole) {
   for (const ExpectedError& expected : kExpected) {
     for (size_t d = 0; d < std::size(kTestedHeadDims); ++d) {
       const int head_dim = kTestedHeadDims[d];
-      if (!Supports(expected.codec, head_dim)) continue;
+      if (!codecs_testing::Takes(expected.codec, head_dim)) continue;
       for (const Role role : {Role::kKey, Role::kValue}) {
         Scheme scheme = Scheme::Parse(expected.codec);
         if (FindCodec(expected.codec).info.scale_rules) scheme.scale_rule = ScaleRule::kMse;
