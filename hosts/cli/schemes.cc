@@ -159,7 +159,8 @@ int RunSchemes(const SchemesOptions& options) {
   std::string tail = "\n";
   for (const Json& row : refused) tail += row.at("cause").get<std::string>() + "\n";
   tail += OptionsText() +
-          "\nturbo also takes :scale=norm or :scale=mse, and what is rotated :rotate=none.\n";
+          "\nturbo, e8 and trellis codecs also take :scale=norm or :scale=mse, and what is "
+          "rotated :rotate=none.\n";
   Report(report, heading + table.Print() + tail, options.json);
   return 0;
 }
