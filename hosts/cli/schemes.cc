@@ -127,7 +127,10 @@ int RunSchemes(const SchemesOptions& options) {
   }
   std::string tail = words + "\n";
   for (const Json& row : refused) tail += row.at("cause").get<std::string>() + "\n";
-  tail += "Any scheme also takes :scale=norm, :scale=mse (turbo) or :rotate=none.\n\nPresets:\n";
+  tail +=
+      "What adapts to the row (turbo, e8, trellis, mixed, dual) also takes :scale=norm or "
+      ":scale=mse, "
+      "keys :sharpen=PERCENT, and what is rotated :rotate=none.\n\nPresets:\n";
   report["presets"] = Json::array();
   for (const Preset& each : Presets()) {
     tail += fmt::format("{:<9} {:<23} {}\n", each.name, each.schemes, each.summary);

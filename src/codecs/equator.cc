@@ -55,7 +55,7 @@ class EquatorCoder final : public Coder {
   size_t record_bytes() const override { return NormBytes() + PackedBytes(head_dim_, 1); }
 
   void Encode(const std::byte*, const float* row, std::byte* record) const override {
-    uint16_t norms[kMaxHeadDim / kMinHeadDim];
+    uint16_t norms[kMaxHeadDim / kMinHeadDim] = {};
     uint8_t bits[kMaxHeadDim];
     for (size_t b = 0; b < blocks_.size(); ++b) {
       const float norm2 = SquaredNorm(row + blocks_[b].offset, blocks_[b].size);
@@ -67,7 +67,7 @@ class EquatorCoder final : public Coder {
   }
 
   void Decode(const std::byte*, const std::byte* record, float* row) const override {
-    uint16_t norms[kMaxHeadDim / kMinHeadDim];
+    uint16_t norms[kMaxHeadDim / kMinHeadDim] = {};
     uint8_t bits[kMaxHeadDim];
     UnpackCodes(record, NumBlocks(), norm_bits_, norms);
     UnpackCodes(record + NormBytes(), head_dim_, 1, bits);

@@ -112,14 +112,14 @@ class MixedCoder final : public Coder {
     const Layout layout = LayoutOf(header);
     float x[kMaxHeadDim] = {}, points[kMaxHeadDim];
     uint8_t codes[kMaxHeadDim] = {};
-    double expected = 0.0;
+    double expected = 0.0;  // of a row of deviation 1
     for (const Class& of : layout.classes) {
       for (int i = of.begin; i < of.begin + of.size; ++i) x[i] = row[layout.channels[i]];
       Rotate(x + of.begin, of.size);
       expected += of.size * static_cast<double>(of.deviation) * static_cast<double>(of.deviation);
     }
     const double energy = FitOf(x, x, layout.coded).energy;
-    const auto deviation = static_cast<float>(std::sqrt(energy / expected));
+    const auto deviation = expected > 0.0 ? static_cast<float>(std::sqrt(energy / expected)) : 0.0f;
     Fit fit;
     if (static_cast<double>(deviation) >= polarquant::kSmallestDeviation) {
       std::array<float, kSteps.size()> steps;
@@ -179,8 +179,10 @@ class MixedCoder final : public Coder {
     return bits;
   }
 
+  // A header that no writer makes stands for rows of zeros.
   Layout LayoutOf(const std::byte* header) const {
     Layout layout;
+    int bits_left = row_bits_;
     uint8_t widths[kMaxHeadDim];
     UnpackCodes(header, head_dim_, kHeaderBits, widths);
     header += PackedBytes(head_dim_, kHeaderBits);
@@ -189,8 +191,10 @@ class MixedCoder final : public Coder {
       for (int i = 0; i < head_dim_; ++i) {
         if (widths[i] == bits) layout.channels[static_cast<size_t>(layout.coded++)] = i;
       }
-      if (layout.coded == begin) continue;
-      layout.classes.push_back({bits, begin, layout.coded - begin, LoadHalf(header)});
+      const int size = layout.coded - begin;
+      bits_left -= size * bits;
+      if (size % kBlock != 0 || bits_left < 0) return {};
+      if (size > 0) layout.classes.push_back({bits, begin, size, LoadHalf(header)});
     }
     return layout;
   }

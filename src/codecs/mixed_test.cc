@@ -134,6 +134,19 @@ TEST(Mixed, PagesThatTeachNothing) {
   }
 }
 
+TEST(Mixed, DamagedHeadersDecodeToZeros) {
+  const Page page = PageOf(9, Falling);
+  Learned learned("mixed2", page);
+  const Row row = page.RowAt(0);
+  for (const uint8_t damage : {uint8_t{0x07}, uint8_t{0xff}, uint8_t{0x01}}) {
+    Learned damaged("mixed2", page);
+    damaged.header[0] ^= std::byte{damage};  // a class of 15 or 17 channels, or a width of 7
+    EXPECT_EQ(damaged.RoundTrip(row), Row(kHeadDim)) << int{damage};
+  }
+  std::fill_n(learned.header.begin(), 24, std::byte{0xb6});  // 6 bits for every channel
+  EXPECT_EQ(learned.RoundTrip(row), Row(kHeadDim));
+}
+
 TEST(Mixed, GoldenBytes) {
   Page page;
   for (int r = 0; r < 4; ++r) {

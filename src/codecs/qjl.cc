@@ -66,7 +66,7 @@ class QjlCoder final : public Coder {
 
   void Encode(const std::byte* header, const float* row, std::byte* record) const override {
     if (outliers_ == 0) return Sketch(row, sketches_, record);
-    uint8_t loud[kMaxHeadDim];
+    uint8_t loud[kMaxHeadDim] = {};
     float bare[kMaxHeadDim], part[kMaxHeadDim];
     UnpackCodes(header, head_dim_, 1, loud);
     std::copy_n(row, head_dim_, bare);
@@ -81,7 +81,7 @@ class QjlCoder final : public Coder {
 
   void Decode(const std::byte* header, const std::byte* record, float* row) const override {
     if (outliers_ == 0) return Reconstruct(record, sketches_, row);
-    uint8_t loud[kMaxHeadDim];
+    uint8_t loud[kMaxHeadDim] = {};
     float part[kMaxHeadDim];
     UnpackCodes(header, head_dim_, 1, loud);
     for (const int kind : {0, 1}) {
@@ -102,7 +102,7 @@ class QjlCoder final : public Coder {
 
   void Sketch(const float* x, int sketches, std::byte* scales) const {
     std::byte* packed = scales + ScalesBytes();
-    float rms[kMaxHeadDim / kMinHeadDim];
+    float rms[kMaxHeadDim / kMinHeadDim] = {};
     for (size_t p = 0; p < parts_.size(); ++p) {
       const float norm2 = SquaredNorm(x + parts_[p].offset, parts_[p].size);
       rms[p] = StoreHalf(std::sqrt(norm2 / static_cast<float>(parts_[p].size)),

@@ -145,7 +145,7 @@ class Viterbi {
 template <int kBits>
 void EncodeRing(const Trellis& trellis, const float* x, int size, uint8_t* codes) {
   float reversed[kMaxRotationBlock];
-  uint16_t states[kMaxRotationBlock];
+  uint16_t states[kMaxRotationBlock] = {};
   std::reverse_copy(x, x + size, reversed);
   Viterbi<kBits>(trellis, size).CloseRing(reversed, states);
   for (int i = 0; i < size; ++i) {
@@ -234,7 +234,7 @@ class TrellisCoder final : public Coder {
 
   void Decode(const std::byte*, const std::byte* scales, float* row) const override {
     uint8_t codes[kMaxHeadDim];
-    uint16_t states[kMaxRotationBlock];
+    uint16_t states[kMaxRotationBlock] = {};
     UnpackCodes(scales + ScaleBytes(), head_dim_, trellis_.bits, codes);
     for (const RotationBlock& block : RotationBlocks(head_dim_)) {
       const float step = LoadHalf(scales) * unit_;
@@ -261,7 +261,7 @@ class TrellisCoder final : public Coder {
       const auto assign = [&](float step, float* out) {
         const float inverse = 1.0f / step;
         float in_units[kMaxRotationBlock];
-        uint16_t states[kMaxRotationBlock];
+        uint16_t states[kMaxRotationBlock] = {};
         for (int i = 0; i < size; ++i) in_units[i] = x[i] * inverse;
         EncodeTrellis(trellis_, in_units, size, codes);
         StatesOf(trellis_, codes, size, states);

@@ -101,7 +101,7 @@ class TurboSplitCoder final : public Coder {
   };
 
   Order OrderOf(const std::byte* header) const {
-    uint8_t loud[kMaxHeadDim];
+    uint8_t loud[kMaxHeadDim] = {};
     UnpackCodes(header, head_dim_, 1, loud);
     Order order;
     std::iota(order.channels, order.channels + head_dim_, 0);

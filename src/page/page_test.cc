@@ -94,9 +94,26 @@ std::vector<std::string> Schemes() {
     schemes.emplace_back(info.name);
     if (info.normalises) schemes.push_back(std::string(info.name) + ":center");
   }
-  schemes.insert(schemes.end(), {"turbo2:scale=mse", "turbo3:center:scale=norm",
-                                 "turbo4:rotate=none", "q8_0:rotate=none", "dual4:codes=rtn",
-                                 "kivi2:group=64", "zscore4:pad=scaled", "int4:fit=hqq"});
+  schemes.insert(schemes.end(), {"turbo2:scale=mse",
+                                 "turbo3:center:scale=norm",
+                                 "turbo4:rotate=none",
+                                 "q8_0:rotate=none",
+                                 "dual4:codes=rtn",
+                                 "kivi2:group=64",
+                                 "zscore4:pad=scaled",
+                                 "int4:fit=hqq",
+                                 "turbo2.5:split=half",
+                                 "turbo3.5:split=wide:center",
+                                 "e8-3:lattice=nexus",
+                                 "trellis1:code=computed",
+                                 "polar:bits=52:books=online",
+                                 "polar:bits=6432:books=online:center",
+                                 "ropepolar:radius=2:angle=5:pairs=adjacent",
+                                 "ropepolar:arc=paper",
+                                 "turbo4_0:table=lloyd",
+                                 "qjl:outliers=8",
+                                 "qjl4:rows=gaussian:outliers=3:rotate=none",
+                                 "equator:norm_bits=12"});
   return schemes;
 }
 
@@ -110,7 +127,7 @@ void ForEveryFormat(const std::vector<int>& head_dims, const Visit& visit) {
   for (const std::string& text : Schemes()) {
     const Scheme scheme = Scheme::Parse(text);
     for (const int head_dim : head_dims) {
-      if (!codecs_testing::Takes(scheme.codec, head_dim)) continue;
+      if (!codecs_testing::Takes(text, head_dim)) continue;
       for (const Role role : {Role::kKey, Role::kValue}) {
         if (!Stores(scheme, role)) continue;
         SCOPED_TRACE(text + " head_dim " + std::to_string(head_dim) +
