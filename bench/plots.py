@@ -6,6 +6,7 @@
   bench/plots.py distortion codecs.json -o distortion.svg
 
   polarquant perplexity -m MODEL -f TEXT --kv turbo4 --kv turbo3 --json perplexity.json
+  bench/family.py -m MODEL -f TEXT --json perplexity.json    # or all codecs
   bench/plots.py divergence perplexity.json -o divergence.svg
 
 `distortion`: the error of rows in dB against bits a value, with Shannon's bound for Gaussian rows.
@@ -37,7 +38,8 @@ FAMILIES = [(r"turbo\d_0", "blocks of a fork", "h", "tab:orange"),
             (r"turboprod", "turboprod", "v", "tab:cyan"), (r"turbo", "turbo", "o", "tab:blue"),
             (r"trellis", "trellis", "^", "tab:green"), (r"e8", "E8", "D", "tab:purple"),
             (r"qjl", "qjl", "<", "tab:pink"), (r"q\d", "ggml", "s", "tab:red"),
-            (r"int", "int", "X", "tab:brown"), (r"fp8", "fp8", "P", "tab:olive"),
+            (r"mixed", "mixed", "p", "navy"), (r"dual", "dual", "1", "teal"),
+            (r"kivi|zscore", "kivi, zscore", "2", "magenta"), (r"int", "int", "X", "tab:brown"), (r"fp8", "fp8", "P", "tab:olive"),
             (r"stock:", "llama.cpp's own", "d", "black"), (r"", "others", "*", "tab:gray")]
 MOST_BITS = 9  # beyond lie 16 and 32 bits, which would squeeze the rest
 
@@ -89,10 +91,21 @@ def draw_distortion(report, figure):
                     f"{report['data']}")
 
 
+def short(kv):
+    """Balance is a star, and values of the same codec go without saying."""
+    keys, _, values = kv.partition("/")
+    if keys == f"{values}:balanced":
+        return f"{values}*"
+    return kv
+
+
 def draw_divergence(report, figure):
     axes = figure.subplots()
-    points = [(row["kv"], row["bits_per_value"], row["kl_mean"]) for row in report["runs"]
-              if row["kl_mean"] > 0]
+    # bench/family.py says what closed pages take; else the window counts.
+    of_pages = all("page_bits" in row for row in report["runs"])
+    bits = "page_bits" if of_pages else "bits_per_value"
+    points = [(short(row["kv"]), row[bits], row["kl_mean"]) for row in report["runs"]
+              if 0 < row["kl_mean"] < 1 and row[bits] <= MOST_BITS]
     if not points:
         sys.exit("plots.py: no run of this file differs from the 16-bit cache")
     scatter(axes, points)
@@ -102,9 +115,10 @@ def draw_divergence(report, figure):
     axes.axhline(report["floor"]["kl_mean"], color="black", linestyle=":", linewidth=1,
                  label="16 bits, other micro-batches")
     axes.set_yscale("log")
-    axes.set_xlabel("bits a value of the resident cache, everything counted")
+    axes.set_xlabel("bits a value of " + ("closed pages, headers counted" if of_pages else
+                                          "the resident cache, everything counted"))
     axes.set_ylabel("mean KL divergence from the 16-bit cache, nats")
-    axes.set_title(f"{report['tokens_scored']} tokens scored")
+    axes.set_title(f"{report['tokens_scored']} tokens scored; * is balanced keys")
 
 
 def main():
