@@ -27,8 +27,8 @@ class Codecs(unittest.TestCase):
     DISTORTION = {"turbo2": 0.1294, "turbo2:scale=mse": 0.1146, "turbo3": 0.0328,
                   "turbo3:scale=mse": 0.0318, "turbo4": 0.00795, "turbo4:scale=mse": 0.00788,
                   "q4_0": 0.00738, "q8_0": 2.88e-5, "fp8_e4m3": 0.00066, "int4": 0.00803,
-                  "int2": 0.2025, "turbo4_0": 0.0181, "polar": 0.0319, "e8p": 0.0888,
-                  "trellis2": 0.0786}
+                  "int2": 0.2025, "turbo4_0": 0.0181, "polar": 0.0319, "e8p:scale=mse": 0.0888,
+                  "trellis2:scale=mse": 0.0786}
     BITS = {"turbo2": 2.125, "turbo3": 3.125, "turbo4": 4.125, "q4_0": 4.5, "q8_0": 8.5,
             "fp8_e4m3": 8.125, "int4": 4.5, "int2": 2.5, "turbo4_0": 4.25}
 

@@ -131,10 +131,12 @@ std::vector<Finding> CheckScaleRules() {
     int codecs = 0;
     for (const CodecInfo& info : Codecs()) {
       if (!info.scale_rules) continue;
-      ++codecs;
       Scheme scheme = Scheme::Parse(info.name);
       scheme.scale_rule = rule.rule;
       const PageFormat format(scheme, info.keys ? Role::kKey : Role::kValue, kHeadDim, kPageTokens);
+      // With statistics of the page a row's scale is not all there is.
+      if (format.header_bytes() > 0) continue;
+      ++codecs;
       PageBuffer page(format, 1);
       format.EncodePage(rows.data(), kPageTokens, page.page(0));
       format.DecodePage(page.page(0), kPageTokens, decoded.data());
