@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "codecs/affine.h"
 #include "codecs/codecs_testing.h"
 
 namespace polarquant {
@@ -61,6 +62,33 @@ TEST(IntGroups, HaveThePublishedDistortions) {
     EXPECT_NEAR(QualityOf("int4", head_dim).distortion / 0.00803, 1.0, 0.02) << head_dim;
     EXPECT_DOUBLE_EQ(BitsPerValue("int2", head_dim), 2.5);
     EXPECT_DOUBLE_EQ(BitsPerValue("int4", head_dim), 4.5);
+  }
+}
+
+// No codec has these, but the grids have them.
+TEST(IntGroups, HaveThePublishedDistortionsOfOtherWidthsAndGroups) {
+  struct Expected {
+    int bits, group;
+    double distortion;
+  };
+  for (const Expected& expected :
+       {Expected{2, 32, 0.1545}, Expected{2, 64, 0.2025}, Expected{2, 128, 0.2504},
+        Expected{3, 32, 0.02815}, Expected{4, 32, 0.00612}, Expected{4, 64, 0.00803},
+        Expected{4, 128, 0.00994}, Expected{8, 32, 2.1e-5}}) {
+    const auto coder = MakeAffineRows(expected.bits, 128, expected.group, AffineFit::kMinMax);
+    GaussianRows rows(128, 4);
+    double error = 0.0, energy = 0.0;
+    for (int r = 0; r < 4000; ++r) {
+      const Row row = rows.Next();
+      Record record(coder->record_bytes());
+      Row decoded(128);
+      coder->Encode(nullptr, row.data(), record.data());
+      coder->Decode(nullptr, record.data(), decoded.data());
+      error += SquaredError(row, decoded);
+      energy += Dot(row, row);
+    }
+    EXPECT_NEAR(error / energy / expected.distortion, 1.0, 0.02)
+        << expected.bits << " bits, groups of " << expected.group;
   }
 }
 

@@ -141,15 +141,15 @@ TEST(Trellis, HasTheKnownDistortionOfShuffledQuantiles) {
   }
   for (int bits = 1; bits <= kMaxTrellisBits; ++bits) {
     double error = 0.0;
-    constexpr int kRows = 240;
+    constexpr int kRows = 1000;
     for (int r = 0; r < kRows; ++r) {
-      if (r % 40 == 0) std::shuffle(levels.begin(), levels.end(), generator);
+      if (r % 2 == 0) std::shuffle(levels.begin(), levels.end(), generator);
       const std::vector<float> row = GaussianRow(128, generator);
       std::vector<uint8_t> codes(128);
       EncodeTrellis({bits, kTrainedStateBits, levels.data()}, row.data(), 128, codes.data());
       error += ErrorOf({bits, kTrainedStateBits, levels.data()}, row, codes);
     }
-    EXPECT_NEAR(error / kRows / 128 / kKnown[bits - 1], 1.0, 0.04) << bits;
+    EXPECT_NEAR(error / kRows / 128 / kKnown[bits - 1], 1.0, 0.02) << bits;
   }
 }
 
@@ -174,6 +174,47 @@ TEST(Trellis, HasItsDistortionOnGaussianRows) {
   }
 }
 
+// Blocks of 256, quantiles in many orders: these matter for few states, and with many bits. The
+// sample is all quantiles, so its tails are there however few rows there are.
+TEST(Trellis, HasThePublishedTable) {
+  struct Known {
+    int state_bits, rows, rows_an_order;
+    double distortions[4], of_one_bit_with_gain;
+  };
+  for (const Known& known : {Known{8, 960, 2, {0.3058, 0.0873, 0.0265, 0.00829}, 0.3025},
+                             Known{10, 480, 2, {0.2910, 0.0783, 0.0221, 0.00644}, 0.2886},
+                             Known{12, 200, 10, {0.2819, 0.0734, 0.0197, 0.00541}, 0.2797},
+                             Known{16, 64, 16, {0.2755, 0.0694, 0.0178, 0.00459}, 0.2732}}) {
+    constexpr int kSize = 256;
+    std::mt19937_64 generator(38);
+    std::vector<float> sample = NormalQuantiles(kSize * known.rows);
+    std::shuffle(sample.begin(), sample.end(), generator);
+    SplitMix64 orders(39);
+    for (int bits = 1; bits <= kMaxTrellisBits; ++bits) {
+      std::vector<float> levels;
+      double error = 0.0, with_gain = 0.0;
+      for (int r = 0; r < known.rows; ++r) {
+        if (r % known.rows_an_order == 0) levels = ShuffledQuantiles(known.state_bits, orders);
+        const Row row(sample.begin() + r * kSize, sample.begin() + (r + 1) * kSize);
+        const Trellis trellis = {bits, known.state_bits, levels.data()};
+        std::vector<uint8_t> codes(kSize);
+        std::vector<uint16_t> states(kSize);
+        EncodeTrellis(trellis, row.data(), kSize, codes.data());
+        StatesOf(trellis, codes.data(), kSize, states.data());
+        Row decoded;
+        for (const uint16_t state : states) decoded.push_back(levels[state]);
+        error += SquaredError(row, decoded);
+        with_gain += Dot(row, row) - std::pow(Dot(row, decoded), 2) / Dot(decoded, decoded);
+      }
+      const double values = static_cast<double>(sample.size());
+      const double expected = known.distortions[bits - 1];
+      EXPECT_NEAR(error / values / expected, 1.0, 0.02) << bits << " " << known.state_bits;
+      if (bits > 1) continue;
+      EXPECT_NEAR(with_gain / values / known.of_one_bit_with_gain, 1.0, 0.02) << known.state_bits;
+    }
+  }
+}
+
 // The encoder is exact, so this is about the codes: quantiles in blocks of 128, 1MAD in blocks of
 // 256. The order of quantiles is worth 1.5 % for 2^10 states and less for more; 2^16 states are
 // slow, and few rows leave some doubt.
@@ -185,10 +226,10 @@ TEST(Trellis, HasTheKnownDistortionsOfMoreStates) {
   };
   for (const Known& known : {Known{10, 128, 600, {0.2927, 0.0789, 0.0225, 0.00646}, {}, 0.025},
                              Known{12, 128, 250, {0.2855, 0.0741, 0.0199, 0.00541}, {}, 0.02},
-                             Known{8, 256, 400, {}, {0, 0.0871, 0.0261, 0.00789}, 0.025},
-                             Known{10, 256, 300, {}, {0, 0.0787, 0.0219, 0.00629}, 0.035},
+                             Known{8, 256, 960, {}, {0, 0.0871, 0.0261, 0.00789}, 0.02},
+                             Known{10, 256, 600, {}, {0, 0.0787, 0.0219, 0.00629}, 0.025},
                              Known{12, 256, 120, {}, {0, 0.0752, 0.0200, 0.00557}, 0.02},
-                             Known{16, 256, 12, {0, 0.0694, 0, 0}, {0, 0, 0.0183, 0}, 0.04}}) {
+                             Known{16, 256, 12, {}, {0, 0, 0.0183, 0}, 0.04}}) {
     SplitMix64 generator(static_cast<uint64_t>(known.state_bits));
     const std::vector<float> quantiles = ShuffledQuantiles(known.state_bits, generator);
     std::vector<float> computed;

@@ -2,9 +2,13 @@
 // turboprod2 ... turboprod4: the paper's algorithm, its mean and its variance.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <numbers>
+
 #include "codecs/pack.h"
 #include "codecs/turbo.h"
 #include "codecs/unbiased_testing.h"
+#include "math/lloyd_max.h"
 
 namespace polarquant {
 namespace {
@@ -60,6 +64,87 @@ TEST(TurboProd, HasTheMeasuredVarianceOfOrthogonalSketches) {
     EXPECT_NEAR(ProductVariance(Name(bits), 64) / at_64, 1.0, 0.05) << bits;
     EXPECT_NEAR(QualityOf(Name(bits), 128).distortion / expected[bits - 2], 1.0, 0.02) << bits;
     EXPECT_NEAR(QualityOf(Name(bits), 64).distortion / at_64, 1.0, 0.025) << bits;
+  }
+}
+
+TEST(TurboProd, IsUnbiasedOverRotationsAsTurboIs) {
+  for (const char* scheme : {"turboprod2", "turbo2:scale=unbiased"}) {
+    for (const int head_dim : {64, 128}) {
+      EXPECT_NEAR(MeanRatioOverRotations(scheme, head_dim, 2000), 1.0, 0.02) << scheme;
+    }
+  }
+  EXPECT_LT(MeanRatioOverRotations("turbo2:scale=mse", 128, 2000), 0.9);  // that can tell
+}
+
+// The published figures are of codes without a search and of the paper's constant, sqrt(pi/2) / d.
+// What S makes of the residual and of the query is drawn: two columns, of a Gaussian matrix or of
+// an orthogonal one.
+TEST(TurboProd, HasThePublishedVariancesByDefinition) {
+  constexpr size_t kDim = 128;
+  constexpr int kRows = 20000;
+  constexpr double kGaussian[] = {1.570, 0.559, 0.182, 0.0532, 0.0147};
+  constexpr double kOrthogonal[] = {0.566, 0.204, 0.0655, 0.0192, 0.0052};
+  constexpr double kMse[] = {0.362, 0.117, 0.0342, 0.0094, 0.0024};
+  constexpr double kUnbiased[] = {0.565, 0.131, 0.0350, 0.0093, 0.0024};
+  std::vector<double> centroids[6] = {{0.0}};
+  for (int bits = 1; bits <= 5; ++bits) {
+    for (const double c : SolveLloydMax(bits).centroids) {
+      centroids[bits].push_back(c / std::sqrt(kDim));
+    }
+  }
+  const auto normalise = [](Row* row, double norm) {
+    const double factor = norm / std::sqrt(Dot(*row, *row));
+    for (float& value : *row) value = static_cast<float>(value * factor);
+  };
+  const auto nearest = [](const Row& row, const std::vector<double>& levels) {
+    Row codes;
+    for (const float value : row) {
+      codes.push_back(static_cast<float>(*std::min_element(
+          levels.begin(), levels.end(),
+          [&](double a, double b) { return std::abs(a - value) < std::abs(b - value); })));
+    }
+    return codes;
+  };
+  GaussianRows rows(kDim, 3);
+  double gaussian[5] = {}, orthogonal[5] = {}, mse[5] = {}, unbiased[5] = {};
+  for (int r = 0; r < kRows; ++r) {
+    Row row = rows.Next(), query = rows.Next();
+    normalise(&row, 1.0);
+    normalise(&query, 1.0);
+    const Row first = rows.Next(), second = rows.Next();
+    Row third = first, fourth = second;  // orthogonal, of norm sqrt(d)
+    normalise(&third, std::sqrt(kDim));
+    const double along = Dot(second, third) / kDim;
+    for (size_t i = 0; i < kDim; ++i) fourth[i] -= static_cast<float>(along * third[i]);
+    normalise(&fourth, std::sqrt(kDim));
+    const double product = Dot(query, row);
+    Row codes(kDim);  // of one bit less
+    for (size_t b = 0; b < 5; ++b) {
+      Row residual = row;
+      for (size_t i = 0; i < kDim; ++i) residual[i] -= codes[i];
+      const double norm = std::sqrt(Dot(residual, residual));
+      const double cosine = Dot(query, residual) / norm, sine = std::sqrt(1.0 - cosine * cosine);
+      const auto error = [&](const Row& u, const Row& v) {  // S r / |r| and what S q adds to it
+        double sum = 0.0;
+        for (size_t i = 0; i < kDim; ++i) {
+          const double sketched = cosine * u[i] + sine * v[i];
+          sum += u[i] > 0.0f ? sketched : -sketched;
+        }
+        return norm * (std::sqrt(std::numbers::pi / 2) / kDim * sum - cosine);
+      };
+      gaussian[b] += std::pow(error(first, second), 2);
+      orthogonal[b] += std::pow(error(third, fourth), 2);
+      codes = nearest(row, centroids[b + 1]);
+      mse[b] += std::pow(Dot(query, codes) - product, 2);
+      unbiased[b] += std::pow(Dot(query, codes) / Dot(row, codes) - product, 2);
+    }
+  }
+  for (size_t b = 0; b < 5; ++b) {
+    const double factor = static_cast<double>(kDim) / kRows;
+    EXPECT_NEAR(factor * gaussian[b] / kGaussian[b], 1.0, 0.05) << b + 1;
+    EXPECT_NEAR(factor * orthogonal[b] / kOrthogonal[b], 1.0, 0.05) << b + 1;
+    EXPECT_NEAR(factor * mse[b] / kMse[b], 1.0, 0.05) << b + 1;
+    EXPECT_NEAR(factor * unbiased[b] / kUnbiased[b], 1.0, 0.05) << b + 1;
   }
 }
 

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
@@ -129,6 +130,218 @@ constexpr SphereDistortion kSphere[] = {
      {0.3621356178, 0.1167400388, 0.0342560036, 0.0094075294, 0.0024779422, 0.0006370651,
       0.0001616166, 0.0000407107}},
 };
+
+// The codebook of one channel of a random unit vector, whose density is (1 - x^2)^((d - 3) / 2), by
+// Lloyd's iteration on sums over a fine grid. Ascending and symmetric, as everywhere.
+struct SphereBook {
+  std::vector<double> centroids;
+  double distortion;  // head_dim times the mean squared error
+};
+SphereBook SolveSphereBook(int head_dim, int bits) {
+  constexpr size_t kCells = 1 << 16;  // of the positive half
+  std::vector<double> mass(kCells + 1), moment(kCells + 1);
+  for (size_t i = 0; i < kCells; ++i) {
+    const double x = (static_cast<double>(i) + 0.5) / kCells;
+    const double density = std::pow(1.0 - x * x, 0.5 * (head_dim - 3));
+    mass[i + 1] = mass[i] + density;
+    moment[i + 1] = moment[i] + density * x;
+  }
+  const auto below = [](const std::vector<double>& sums, double x) {
+    const size_t cell = std::min(static_cast<size_t>(x * kCells), kCells - 1);
+    const double part = x * kCells - static_cast<double>(cell);
+    return sums[cell] + part * (sums[cell + 1] - sums[cell]);
+  };
+  const std::vector<double> start = SolveLloydMax(bits).centroids;
+  const size_t half = start.size() / 2;
+  std::vector<double> positive;
+  for (size_t k = 0; k < half; ++k) positive.push_back(start[half + k] / std::sqrt(head_dim));
+  double explained = 0.0;
+  for (int iteration = 0; iteration < 1000; ++iteration) {
+    explained = 0.0;
+    double low = 0.0;
+    for (size_t k = 0; k < half; ++k) {
+      const double high = k + 1 < half ? 0.5 * (positive[k] + positive[k + 1]) : 1.0;
+      const double weight = below(mass, high) - below(mass, low);
+      positive[k] = (below(moment, high) - below(moment, low)) / weight;
+      explained += weight / mass.back() * positive[k] * positive[k];
+      low = high;
+    }
+  }
+  SphereBook book{{}, 1.0 - head_dim * explained};
+  for (size_t k = half; k-- > 0;) book.centroids.push_back(-positive[k]);
+  book.centroids.insert(book.centroids.end(), positive.begin(), positive.end());
+  return book;
+}
+
+// The centroids nearest to the channels of a row: the paper's codes, without any search.
+std::vector<double> Nearest(const std::vector<float>& row, const std::vector<double>& centroids) {
+  std::vector<double> nearest;
+  for (const float value : row) {
+    const auto above = std::lower_bound(centroids.begin() + 1, centroids.end() - 1, value);
+    nearest.push_back(value - above[-1] < above[0] - value ? above[-1] : above[0]);
+  }
+  return nearest;
+}
+
+std::vector<float> UnitRow(RowSource* rows) {
+  std::vector<float> row = rows->Next();
+  const double norm = std::sqrt(Energy(row));
+  for (float& value : row) value = static_cast<float>(value / norm);
+  return row;
+}
+
+// The rows of a random orthogonal matrix: Gram and Schmidt's of Gaussian ones, twice for rounding.
+std::vector<std::vector<float>> HaarRotation(int head_dim, uint64_t seed) {
+  RowSource gaussian(head_dim, seed);
+  std::vector<std::vector<float>> rows;
+  while (static_cast<int>(rows.size()) < head_dim) {
+    std::vector<float> row = gaussian.Next();
+    for (int pass = 0; pass < 2; ++pass) {
+      for (const std::vector<float>& other : rows) {
+        const float dot = std::inner_product(row.begin(), row.end(), other.begin(), 0.0f);
+        for (size_t i = 0; i < row.size(); ++i) row[i] -= dot * other[i];
+      }
+    }
+    const double norm = std::sqrt(Energy(row));
+    for (float& value : row) value = static_cast<float>(value / norm);
+    rows.push_back(row);
+  }
+  return rows;
+}
+
+TEST(Sphere, HasThePublishedCodebooks) {
+  for (const SphereDistortion& expected : kSphere) {
+    for (int bits = 1; bits <= 5; ++bits) {
+      const double distortion = SolveSphereBook(expected.head_dim, bits).distortion;
+      EXPECT_NEAR(distortion, expected.by_bits[bits - 1], 1e-8) << expected.head_dim << bits;
+    }
+  }
+  struct Known {
+    int head_dim, bits;
+    std::vector<double> positive;
+  };
+  for (const Known& known :
+       {Known{64, 1, {0.1001259082}}, Known{64, 2, {0.0565148688, 0.1874968494}},
+        Known{64, 3, {0.0304691789, 0.0938322632, 0.1661678589, 0.2639139308}},
+        Known{64,
+              4,
+              {0.0159190226, 0.0480897832, 0.0813117685, 0.1164867523, 0.1549255278, 0.1988561411,
+               0.2529137282, 0.3307963114}},
+        Known{128, 1, {0.0706615727}}, Known{128, 2, {0.0399915952, 0.1330415202}},
+        Known{128, 3, {0.0216043106, 0.0665856080, 0.1181397670, 0.1883971860}},
+        Known{128,
+              4,
+              {0.0113024966, 0.0341515707, 0.0577722988, 0.0828284573, 0.1102883690, 0.1418051968,
+               0.1808359638, 0.2376638268}}}) {
+    const SphereBook book = SolveSphereBook(known.head_dim, known.bits);
+    for (size_t k = 0; k < known.positive.size(); ++k) {
+      EXPECT_NEAR(book.centroids[known.positive.size() + k], known.positive[k], 2e-8);
+    }
+  }
+}
+
+TEST(Sphere, PlainCodesHaveTheDistortionOfTheoryAfterEitherRotation) {
+  for (const SphereDistortion& expected : kSphere) {
+    const int head_dim = expected.head_dim;
+    std::vector<SphereBook> books;
+    for (int bits = 1; bits <= 5; ++bits) books.push_back(SolveSphereBook(head_dim, bits));
+    const std::vector<std::vector<float>> matrix = HaarRotation(head_dim, 900);
+    RowSource rows(head_dim, 901);
+    constexpr int kRows = 4000;
+    double hadamard[5] = {}, haar[5] = {};
+    for (int r = 0; r < kRows; ++r) {
+      const std::vector<float> row = UnitRow(&rows);
+      std::vector<float> fast = row, dense;
+      Rotate(fast.data(), head_dim);
+      for (const std::vector<float>& other : matrix) {
+        dense.push_back(std::inner_product(row.begin(), row.end(), other.begin(), 0.0f));
+      }
+      for (size_t b = 0; b < books.size(); ++b) {
+        const auto error = [&](const std::vector<float>& rotated) {
+          const std::vector<double> codes = Nearest(rotated, books[b].centroids);
+          double sum = 0.0;
+          for (size_t i = 0; i < codes.size(); ++i) sum += std::pow(rotated[i] - codes[i], 2);
+          return sum;
+        };
+        hadamard[b] += error(fast);
+        haar[b] += error(dense);
+      }
+    }
+    for (size_t b = 0; b < books.size(); ++b) {
+      EXPECT_NEAR(hadamard[b] / kRows / expected.by_bits[b], 1.0, 0.01) << head_dim << " " << b + 1;
+      EXPECT_NEAR(haar[b] / kRows / expected.by_bits[b], 1.0, 0.01) << head_dim << " " << b + 1;
+    }
+  }
+}
+
+// head_dim 128. Scales are of a unit row: the median of least squares, equal norms, unbiased; what
+// is left of the row by <x,x'>: plain scale 1, equal norms, least squares.
+TEST(Sphere, PlainCodesHaveThePublishedScales) {
+  struct Expected {
+    double plain, errors[3], scales[3], left[3], cosine;
+  };
+  constexpr Expected kExpected[5] = {{0.36074,
+                                      {0.36040, 0.40093, 0.56688},
+                                      {1.0007, 1.2509, 1.5636},
+                                      {0.6392, 0.7995, 0.6396},
+                                      0.79953},
+                                     {0.11595,
+                                      {0.11517, 0.11876, 0.13050},
+                                      {1.0000, 1.0654, 1.1298},
+                                      {0.8844, 0.9406, 0.8848},
+                                      0.94062},
+                                     {0.03396,
+                                      {0.03351, 0.03380, 0.03471},
+                                      {0.9999, 1.0168, 1.0340},
+                                      {0.9661, 0.9831, 0.9665},
+                                      0.98310},
+                                     {0.009316,
+                                      {0.009148, 0.009171, 0.009238},
+                                      {0.9996, 1.0040, 1.0085},
+                                      {0.9907, 0.9954, 0.9909},
+                                      0.99542},
+                                     {0.002453,
+                                      {0.002404, 0.002406, 0.002411},
+                                      {0.9997, 1.0009, 1.0020},
+                                      {0.9976, 0.9988, 0.9976},
+                                      0.99880}};
+  for (int bits = 1; bits <= 5; ++bits) {
+    const Expected& expected = kExpected[bits - 1];
+    const std::vector<double> centroids = SolveSphereBook(128, bits).centroids;
+    RowSource rows(128, 910);
+    constexpr size_t kRows = 4000;
+    double plain = 0.0, errors[3] = {}, left[3] = {}, cosine = 0.0;
+    std::vector<double> scales[3];
+    for (size_t r = 0; r < kRows; ++r) {
+      const std::vector<float> row = UnitRow(&rows);
+      const std::vector<double> codes = Nearest(row, centroids);
+      const double cx = std::inner_product(codes.begin(), codes.end(), row.begin(), 0.0);
+      const double cc = std::inner_product(codes.begin(), codes.end(), codes.begin(), 0.0);
+      const double rules[3] = {cx / cc, 1.0 / std::sqrt(cc), 1.0 / cx};
+      double error[3];
+      for (int rule = 0; rule < 3; ++rule) {
+        error[rule] = 1.0 - 2.0 * rules[rule] * cx + rules[rule] * rules[rule] * cc;
+        errors[rule] += error[rule] / kRows;
+        scales[rule].push_back(rules[rule]);
+      }
+      EXPECT_LE(error[0], error[1] + 1e-12);
+      EXPECT_LE(error[1], error[2] + 1e-12);
+      plain += (1.0 - 2.0 * cx + cc) / kRows;
+      left[0] += cx / kRows;
+      left[1] += cx / std::sqrt(cc) / kRows;
+      left[2] += cx * cx / cc / kRows;
+      cosine += cx / std::sqrt(cc) / kRows;
+    }
+    EXPECT_NEAR(plain / expected.plain, 1.0, 0.015) << bits;
+    EXPECT_NEAR(cosine, expected.cosine, 0.001) << bits;
+    for (int rule = 0; rule < 3; ++rule) {
+      std::nth_element(scales[rule].begin(), scales[rule].begin() + kRows / 2, scales[rule].end());
+      EXPECT_NEAR(errors[rule] / expected.errors[rule], 1.0, 0.015) << bits << " " << rule;
+      EXPECT_NEAR(scales[rule][kRows / 2] / expected.scales[rule], 1.0, 0.015) << bits << rule;
+      EXPECT_NEAR(left[rule] / expected.left[rule], 1.0, 0.015) << bits << " " << rule;
+    }
+  }
+}
 
 TEST(Turbo, CodesUnitVectorsAsTheTheoryOfTheSphereSays) {
   for (const SphereDistortion& expected : kSphere) {

@@ -396,7 +396,7 @@ TEST(EveryScheme, WritesTheSameBytesWhateverThePageHeld) {
 TEST(EveryScheme, SurvivesUglyInput) {
   const float ugly[] = {kNan,  kInfinity, -kInfinity, 1e38f, -1e38f, 0.0f,
                         -0.0f, 1e-40f,    65504.0f,   1.0f,  -1e-7f, 65519.0f};
-  ForEveryFormat({16, 32, 80, 128}, [&](const PageFormat& format) {
+  ForEveryFormat({16, 32, 80, 96, 128}, [&](const PageFormat& format) {
     const int head_dim = format.head_dim(), count = format.page_tokens();
     std::mt19937 generator(8);
     for (int trial = 0; trial < 4; ++trial) {
@@ -440,7 +440,7 @@ TEST(EveryScheme, StaysFiniteWithStatisticsOfNoRowsAndOfOthers) {
 }
 
 TEST(EveryScheme, TakesASingleTokenAndZeros) {
-  ForEveryFormat({32, 64, 80, 128}, [](const PageFormat& format) {
+  ForEveryFormat({32, 64, 80, 96, 128}, [](const PageFormat& format) {
     const std::vector<float> row = GaussianRows(1, format.head_dim(), 10);
     // Any record says more than none; unbiased bits least, they leave more than half.
     EXPECT_LT(MeanError(row, RoundTrip(format, row), format.head_dim()), 0.9);
@@ -449,8 +449,13 @@ TEST(EveryScheme, TakesASingleTokenAndZeros) {
   });
 }
 
+TEST(EveryScheme, TakesNoTokenAtAll) {
+  ForEveryFormat({32, 80, 96, 128},
+                 [](const PageFormat& format) { EXPECT_TRUE(RoundTrip(format, {}).empty()); });
+}
+
 TEST(EveryScheme, ClampsInfinitiesAndCountsNanAsZero) {
-  ForEveryFormat({32, 128}, [](const PageFormat& format) {
+  ForEveryFormat({32, 80, 96, 128}, [](const PageFormat& format) {
     std::vector<float> odd = GaussianRows(8, format.head_dim(), 11), even = odd;
     odd[3] = kNan;
     even[3] = 0.0f;
