@@ -112,7 +112,7 @@ Json MeasureChunked(const Models& models, const std::vector<CacheSpec>& specs,
 }
 
 std::string PrintChunked(const Json& report) {
-  Table table({"cache", "window", "sinks", "bits/value", "PPL", "KL mean", "+-", "top-1 %"});
+  Table table({"cache", "window", "sinks", "resident bits", "PPL", "KL mean", "+-", "top-1 %"});
   for (const Json& row : report.at("runs")) {
     const auto number = [&](const char* key) { return row.at(key).get<double>(); };
     const auto count = [&](const char* key) {
