@@ -20,6 +20,7 @@ LLAMA = pathlib.Path(os.environ["PQ_TEST_LLAMA"])
 MODEL = os.environ.get("PQ_TEST_MODEL", "")
 TESTS = pathlib.Path(__file__).resolve().parent
 ESSAY = TESTS.parent / "testdata" / "essay.txt"
+PASSAGES = ESSAY.with_name("passages.txt")
 PLUGIN = BUILD / "lib" / "libggml-polarquant.so"
 COMMAND = BUILD / "bin" / "polarquant"
 RANDOM_GGUF = BUILD / "tests" / "random_gguf"

@@ -69,6 +69,10 @@ bool Model::adds_first_token() const {
 }
 
 std::vector<llama_token> Model::Tokenize(const std::string& text) const {
+  if (!has_words()) {
+    throw Error(ErrorCode::kUnsupported,
+                fmt::format("{} has no words and cannot read text; use a model that has", path_));
+  }
   std::vector<llama_token> tokens(text.size() + 8);
   const int count =
       llama_tokenize(llama_model_get_vocab(get()), text.data(), static_cast<int32_t>(text.size()),

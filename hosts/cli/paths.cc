@@ -17,14 +17,21 @@ namespace fs = std::filesystem;
 
 fs::path ExecutableFolder() { return fs::read_symlink("/proc/self/exe").parent_path(); }
 
-fs::path DefaultText() {
-  const fs::path installed = ExecutableFolder() / "../share/polarquant/essay.txt";
-  for (const fs::path& path : {installed.lexically_normal(), fs::path(PQ_TESTDATA) / "essay.txt"}) {
+namespace {
+
+fs::path Shipped(const std::string& name) {
+  const fs::path installed = ExecutableFolder() / "../share/polarquant" / name;
+  for (const fs::path& path : {installed.lexically_normal(), fs::path(PQ_TESTDATA) / name}) {
     if (fs::exists(path)) return path;
   }
   throw Error(ErrorCode::kHost, fmt::format("the text to read is not at {}; name one with -f FILE",
                                             installed.lexically_normal().string()));
 }
+
+}  // namespace
+
+fs::path DefaultText() { return Shipped("essay.txt"); }
+fs::path DefaultPassages() { return Shipped("passages.txt"); }
 
 std::string ReadText(const std::string& path) {
   std::ifstream file(path, std::ios::binary);

@@ -8,9 +8,10 @@
 namespace polarquant::cli {
 
 std::filesystem::path ExecutableFolder();
-// The essay that comes with us: installed beside the command, or in the source tree. Throws
-// Error(kHost) if it is in neither place.
+// The essay and the passages that come with us: installed beside the command, or in the source
+// tree. Throw Error(kHost) if it is in neither place.
 std::filesystem::path DefaultText();
+std::filesystem::path DefaultPassages();
 // A whole file. Throws Error(kParameter).
 std::string ReadText(const std::string& path);
 // The folder of the llama.cpp programs this command was built for.

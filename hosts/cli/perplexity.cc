@@ -6,7 +6,9 @@
 
 #include <memory>
 
+#include "chunked.h"
 #include "command.h"
+#include "comparison.h"
 #include "expand_weights.h"
 #include "interrupt.h"
 #include "llama_session.h"
@@ -14,7 +16,6 @@
 #include "paths.h"
 #include "polarquant/error.h"
 #include "profile_store.h"
-#include "statistics.h"
 
 namespace polarquant::cli {
 namespace {
@@ -26,6 +27,7 @@ constexpr int kFloorTokens = 63;
 struct PerplexityOptions {
   std::string model;
   std::string text;
+  bool chunked = false;
   int context_tokens = 2048;
   int num_chunks = 4;
   // As decoding does, a piece reads the rows before it from the cache and its own exact ones.
@@ -35,63 +37,6 @@ struct PerplexityOptions {
   CacheOptions caches;
   JsonOption json;
 };
-
-// One cache under test.
-struct Runner {
-  Runner(const Models& models, const CacheSpec& spec, const Context::Options& options)
-      : context(models.For(spec), spec, options) {}
-  Context context;
-  Scores scores;
-  double seconds = 0;
-  int64_t tokens = 0;
-  CacheSize filled;  // at the end of a context
-};
-
-using Runners = std::vector<std::unique_ptr<Runner>>;
-
-// Holds every cache's logits of the last piece, from token `begin` on, against the first cache's.
-void ScorePiece(const Runners& runners, int begin, std::span<const llama_token> next,
-                int num_threads) {
-  const int count = static_cast<int>(next.size()) - begin;
-  if (count <= 0) return;
-  std::vector<std::vector<std::span<const float>>> rows(runners.size());
-  std::vector<std::vector<TokenScore>> scores(runners.size());
-  for (size_t r = 0; r < runners.size(); ++r) {
-    for (int i = 0; i < count; ++i) rows[r].push_back(runners[r]->context.Logits(begin + i));
-    scores[r].resize(rows[r].size());
-  }
-#pragma omp parallel for num_threads(num_threads) schedule(dynamic, 8)
-  for (int i = 0; i < count; ++i) {
-    const auto index = static_cast<size_t>(i);
-    const BaseDistribution base(rows.front()[index]);
-    for (size_t r = 0; r < rows.size(); ++r) {
-      scores[r][index] = base.Compare(rows[r][index], next[static_cast<size_t>(begin) + index]);
-    }
-  }
-  for (size_t r = 0; r < runners.size(); ++r) {
-    for (const TokenScore& score : scores[r]) runners[r]->scores.Add(score);
-  }
-}
-
-Json Row(const Runner& runner) {
-  const CacheSpec& spec = runner.context.spec();
-  const Scores& scores = runner.scores;
-  Json row;
-  row["kv"] = spec.label;
-  row["window"] = spec.stock ? Json() : Json(spec.policy.window_tokens);
-  row["sinks"] = spec.stock ? Json() : Json(spec.policy.sink_tokens);
-  row["bits_per_value"] = runner.filled.bits_per_value();
-  row["kv_resident_bytes"] = static_cast<int64_t>(runner.filled.resident_bytes);
-  row["ppl"] = scores.perplexity();
-  row["kl_mean"] = scores.mean_divergence();
-  row["kl_mean_error"] = scores.divergence_error();
-  row["kl_p99"] = scores.divergence_quantile(0.99);
-  row["kl_p999"] = scores.divergence_quantile(0.999);
-  row["kl_max"] = scores.max_divergence();
-  row["top1"] = scores.same_top_share();
-  row["tokens_per_second"] = static_cast<double>(runner.tokens) / runner.seconds;
-  return row;
-}
 
 std::string PrintTable(const Json& report) {
   Table table({"cache", "bits/value", "resident KV", "PPL", "KL mean", "KL 99 %", "KL 99.9 %",
@@ -113,6 +58,10 @@ std::string PrintTable(const Json& report) {
 }
 
 int RunPerplexity(const GlobalOptions& global, PerplexityOptions& options) {
+  if (options.text.empty() && !options.chunked) {
+    throw Error(ErrorCode::kParameter,
+                "there is no text to read; name one with -f FILE, or use --chunked");
+  }
   std::vector<CacheSpec> specs = ParseCaches(options.caches);
   SetUpLlama(global.verbose);
   CatchInterrupts();
@@ -126,6 +75,12 @@ int RunPerplexity(const GlobalOptions& global, PerplexityOptions& options) {
   const std::string source =
       options.expand_weights ? ExpandWeights(options.model, options.num_threads) : options.model;
   const Models models(source, plugin.get());
+  if (options.chunked) {
+    const std::string file = options.text.empty() ? DefaultPassages().string() : options.text;
+    const Json report = MeasureChunked(models, specs, file, options.num_threads);
+    Report(report, PrintChunked(report), options.json);
+    return 0;
+  }
   const Model& model = models.stock();
   const std::vector<llama_token> text = model.Tokenize(ReadText(options.text));
   const int context_tokens = options.context_tokens;
@@ -171,9 +126,7 @@ int RunPerplexity(const GlobalOptions& global, PerplexityOptions& options) {
       const auto piece = all.subspan(start, end - start);
       const auto next = all.subspan(start + 1, std::min(end, context_tokens - 1) - start);
       for (const auto& runner : runners) {
-        runner->context.Turn(
-            [&] { runner->seconds += runner->context.Decode(piece, first_scored); });
-        runner->tokens += static_cast<int64_t>(piece.size());
+        runner->Read(piece, first_scored);
         done += static_cast<double>(piece.size());
         progress.Update(
             done, fmt::format("context {}/{}, {}", chunk + 1, num_chunks, runner->context.label()));
@@ -188,11 +141,11 @@ int RunPerplexity(const GlobalOptions& global, PerplexityOptions& options) {
   report["context"] = context_tokens;
   report["chunks"] = num_chunks;
   report["tokens_scored"] = runners.front()->scores.num_tokens();
-  report["floor"] = Row(*runners[1]);
+  report["floor"] = ReportRow(*runners[1]);
   report["floor"]["ubatch"] = floor_shape.micro_batch_tokens;
   report["runs"] = Json::array();
   for (const auto& runner : runners) {
-    if (runner != runners[1]) report["runs"].push_back(Row(*runner));
+    if (runner != runners[1]) report["runs"].push_back(ReportRow(*runner));
   }
   const std::string heading = fmt::format("{} ({}), {} contexts of {} tokens, last 3/4 scored\n\n",
                                           source, model.Describe(), num_chunks, context_tokens);
@@ -212,30 +165,44 @@ that the cache is really read; the last 3/4 of each context are scored. KL is th
 cache's next-token distribution from the 16-bit cache's, in nats. The floor is the 16-bit cache
 against itself at another micro-batch size: nothing below it means anything.
 
+--chunked asks for the worst case instead: 20 passages that come with us (-f: yours, separated by
+blank lines), of each 32 tokens quantised to the last, and the next 32 scored by what those left.
+There --window and --sinks are 0 unless given.
+
 Examples:
   polarquant perplexity -m model.gguf -f text.txt --kv turbo4:center/turbo4 --kv stock:q4_0
   polarquant perplexity -m model.gguf -f text.txt --expand-weights --chunks 0 --json out.json
-  polarquant perplexity -m model.gguf -f text.txt --kv turbo3 --window 0 --sinks 4)");
+  polarquant perplexity -m model.gguf -f text.txt --kv turbo3 --window 0 --sinks 4
+  polarquant perplexity -m model.gguf --chunked --kv turbo3 --kv kivi2 --kv stock:q4_0)");
   AddModelOption(*command, options->model)->required();
-  command->add_option("-f,--file", options->text, "Text to read")->type_name("FILE")->required();
+  command->add_option("-f,--file", options->text, "Text to read")->type_name("FILE");
+  CLI::Option* chunked = command->add_flag(
+      "--chunked", options->chunked, "Score 32 tokens after 32 quantised ones, in short passages");
   command->add_option("-c,--ctx-size", options->context_tokens, "Tokens in a context")
       ->type_name("N")
       ->check(CLI::Range(8, 1 << 24))
+      ->excludes(chunked)
       ->capture_default_str();
   command->add_option("--chunks", options->num_chunks, "Contexts to read; 0 reads the whole text")
       ->type_name("N")
       ->check(CLI::NonNegativeNumber)
+      ->excludes(chunked)
       ->capture_default_str();
   command->add_option("--ubatch", options->batch_tokens, "Tokens in a piece of prefill")
       ->type_name("N")
       ->check(CLI::Range(1, 512))
+      ->excludes(chunked)
       ->capture_default_str();
   AddCacheOptions(*command, options->caches);
   command->add_flag("--expand-weights", options->expand_weights,
                     "Measure on weights expanded to F16 (kept in the cache folder): a lower floor");
   AddThreadsOption(*command, options->num_threads);
   AddJsonOption(*command, options->json);
-  command->callback([&global, &action, options] {
+  command->callback([&global, &action, options, command] {
+    if (options->chunked) {
+      if (command->count("--window") == 0) options->caches.window_tokens = 0;
+      if (command->count("--sinks") == 0) options->caches.sink_tokens = 0;
+    }
     action = [&global, options] { return RunPerplexity(global, *options); };
   });
 }
