@@ -43,6 +43,15 @@ class RealModel(support.RealModelTest):
             self.assertIn(expected, names)
         self.assertNotIn("bypass", names)
 
+    def test_the_start_line_says_what_is_slow(self):
+        for kv, slow in (("turbo4:center/turbo4", []), ("kivi2/turbo4", ["kivi2"])):
+            with self.subTest(kv=kv), tempfile.NamedTemporaryFile() as status:
+                answer(support.owned(kv, status=status.name), tokens=4)
+                events = {event["event"]: event for event in support.read_events(status.name)}
+                if events["cache"]["isa"] == "scalar":
+                    self.skipTest("without vector instructions everything is decoded")
+                self.assertEqual(events["cache"]["decoded"], slow)
+
     def test_two_hundred_greedy_tokens_through_f16_are_the_same(self):
         text = answer(support.stock())
         self.assertGreater(len(text), 300)

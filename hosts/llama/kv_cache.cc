@@ -309,6 +309,7 @@ void KvCache::Announce() const {
                           layer_index_.at({tensor->parsed.tag, tensor->parsed.layer}), num_layers_);
     const PageFormat format(scheme, tensor->parsed.role, tensor->head_dim, policy_.page_tokens);
     const auto row_values = static_cast<double>(tensor->row_values);
+    if (!HasFastPath(scheme, tensor->head_dim)) facts.decoded.insert(scheme.codec);
     bits[role] += format.bits_per_value() * row_values;
     values[role] += row_values;
   }

@@ -118,11 +118,15 @@ void LogCache(const CacheFacts& facts) {
   const std::string rules =
       facts.rules == 0 ? "" : ", " + std::to_string(facts.rules) + " layer rules";
   const std::string profile = facts.profile.empty() ? "" : ", profile of " + facts.profile;
+  std::string decoded;
+  for (const std::string& codec : facts.decoded) decoded += (decoded.empty() ? "" : ", ") + codec;
+  if (!decoded.empty()) decoded = " (" + decoded + " decoded first: slower)";
   std::fprintf(stderr,
                "polarquant: %d layers, K %s, V %s%s%s, %.2f/%.2f bits/value, window %d, sinks %d, "
-               "%s\n",
+               "%s%s\n",
                facts.layers, facts.key.c_str(), facts.value.c_str(), rules.c_str(), profile.c_str(),
-               facts.key_bits, facts.value_bits, facts.window, facts.sinks, facts.isa.c_str());
+               facts.key_bits, facts.value_bits, facts.window, facts.sinks, facts.isa.c_str(),
+               decoded.c_str());
   Log& log = TheLog();
   const std::lock_guard lock(log.mutex);
   Append(log, {{"event", "cache"},
@@ -132,6 +136,7 @@ void LogCache(const CacheFacts& facts) {
                {"window", facts.window},
                {"sinks", facts.sinks},
                {"isa", facts.isa},
+               {"decoded", facts.decoded},
                {"cells", facts.cells},
                {"key_bits", facts.key_bits},
                {"value_bits", facts.value_bits}});

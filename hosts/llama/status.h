@@ -4,7 +4,7 @@
 //
 //   {"event":"loaded","version":V,"commit":C}     we are in, and the ggml that loaded us
 //   {"event":"refused","cause":TEXT}              something asked of us cannot be done
-//   {"event":"cache","layers":N,"kv":..,"window":N,"sinks":N,"isa":..,"cells":N}
+//   {"event":"cache","layers":N,"kv":..,"window":N,"sinks":N,"isa":..,"decoded":[..],"cells":N}
 //   {"event":"attention"}                         the first attention over our cells
 //   {"event":"bypass","cause":TEXT}               llama.cpp keeps some cache, or reads ours decoded
 //   {"event":"exit", ...status object}
@@ -13,6 +13,7 @@
 #pragma once
 
 #include <cstdint>
+#include <set>
 #include <string>
 
 namespace polarquant::llama {
@@ -25,6 +26,7 @@ struct CacheFacts {
   int window = 0;
   int sinks = 0;
   std::string isa;
+  std::set<std::string> decoded;  // codecs that no fast kernel reads
   int64_t cells = 0;
   double key_bits = 0, value_bits = 0;
 };
