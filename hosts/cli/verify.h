@@ -36,6 +36,11 @@ std::vector<Finding> CheckScaleRules();
 
 // Sizes and golden bytes of FORMAT.md.
 std::vector<Finding> CheckBytes();
+struct Golden {
+  const char* scheme;
+  const char* record;  // of one known row, in hex
+};
+Finding CheckGoldens(std::span<const Golden> goldens);
 // A digest for each codec and head_dim of what its encoder and its decoder give: "turbo4 key 128"
 // and the digest, a line each. Equal on every target.
 std::string PageDigests();

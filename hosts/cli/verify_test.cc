@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <vector>
 
@@ -31,6 +32,15 @@ TEST(LloydMax, SeesAShiftedCodebook) {
   const std::vector<double> shifted = {-1.41, -0.35, 0.55, 1.61};
   EXPECT_NEAR(GapToLloydMax(shifted).asymmetry, 0.2, 1e-9);
   EXPECT_GT(GapToLloydMax(shifted).distortion, 0.118);
+}
+
+TEST(Goldens, EachRecordThatDiffersCounts) {
+  const Golden right = {"turbo1", "31436c40887b"};
+  EXPECT_EQ(CheckGoldens(std::array{right}).figure, 0);
+  const std::array goldens = {right, Golden{"turbo1", "31436c40887a"}, Golden{"turbo2", ""}};
+  const Finding finding = CheckGoldens(goldens);
+  EXPECT_EQ(finding.figure, 2);
+  EXPECT_NE(finding.what.find("turbo1, turbo2"), std::string::npos) << finding.what;
 }
 
 TEST(Checks, AreWrongAboveTheirBoundAndForNaN) {
