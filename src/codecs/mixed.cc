@@ -33,8 +33,8 @@ namespace {
 
 constexpr int kBlock = 16;  // channels that get bits together
 constexpr int kMostBits = 6;
-constexpr int kHeaderBits = 3;                 // of a channel's width
-constexpr float kSmallestDeviation = 0x1p-8f;  // of a class, the largest being 1
+constexpr int kHeaderBits = 3;              // of a channel's width
+constexpr float kLeastOfLargest = 0x1p-8f;  // of a class, the largest being 1
 constexpr std::array<float, 5> kSteps = {0.84f, 0.92f, 1.0f, 1.08f, 1.16f};
 
 // What b bits leave of a variance of 1.
@@ -104,7 +104,7 @@ class MixedCoder final : public Coder {
     }
     for (size_t b = 1; b <= kMostBits; ++b, header += sizeof(uint16_t)) {
       const double share = largest > 0 && members[b] > 0 ? energy[b] / members[b] / largest : 1.0;
-      StoreHalf(std::max(static_cast<float>(std::sqrt(share)), kSmallestDeviation), header);
+      StoreHalf(std::max(static_cast<float>(std::sqrt(share)), kLeastOfLargest), header);
     }
   }
 
@@ -121,13 +121,13 @@ class MixedCoder final : public Coder {
     const double energy = FitOf(x, x, layout.coded).energy;
     const auto deviation = expected > 0.0 ? static_cast<float>(std::sqrt(energy / expected)) : 0.0f;
     Fit fit;
-    if (static_cast<double>(deviation) >= polarquant::kSmallestDeviation) {
+    if (static_cast<double>(deviation) >= kSmallestDeviation) {
       std::array<float, kSteps.size()> steps;
       for (size_t i = 0; i < steps.size(); ++i) steps[i] = kSteps[i] * deviation;
       fit = SearchStep(x, layout.coded, steps, points,
                        [&](float step, float* out) { Assign(layout, x, step, codes, out); });
     }
-    const float scale = StoreHalf(static_cast<float>(ScaleOf(fit, energy)), record);
+    const float scale = StoreHalf(static_cast<float>(ScaleOf(rule_, fit, energy)), record);
     if (scale == 0.0f) std::fill_n(codes, head_dim_, uint8_t{0});
     record += sizeof(uint16_t);
     std::fill_n(record, PackedBytes(row_bits_, 1), std::byte{0});
@@ -211,12 +211,6 @@ class MixedCoder final : public Coder {
         points[i] = unit * book.centroids[codes[i]];
       }
     }
-  }
-
-  double ScaleOf(const Fit& fit, double energy) const {
-    if (!(fit.dot > 0.0)) return 0.0;
-    if (rule_ == ScaleRule::kMse) return fit.scale();
-    return rule_ == ScaleRule::kNorm ? std::sqrt(energy / fit.energy) : energy / fit.dot;
   }
 
   ScaleRule rule_;

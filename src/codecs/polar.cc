@@ -33,6 +33,7 @@
 #include "codecs/fit.h"
 #include "codecs/pack.h"
 #include "codecs/record.h"
+#include "math/lloyd_max.h"
 #include "math/rotation.h"
 #include "polarquant/error.h"
 
@@ -96,14 +97,6 @@ struct LevelBook {
     return static_cast<uint8_t>(cell);
   }
 };
-
-std::vector<double> Midpoints(const std::vector<double>& centroids) {
-  std::vector<double> thresholds;
-  for (size_t i = 1; i < centroids.size(); ++i) {
-    thresholds.push_back(0.5 * (centroids[i - 1] + centroids[i]));
-  }
-  return thresholds;
-}
 
 // Lloyd's iteration from `centroids` on; a centroid without angles stays.
 std::vector<double> FittedCentroids(std::vector<double> centroids, std::vector<double> angles) {

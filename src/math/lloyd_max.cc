@@ -93,6 +93,8 @@ void CheckBits(int bits, int limit) {
                                          " are possible");
 }
 
+}  // namespace
+
 std::vector<double> Midpoints(const std::vector<double>& centroids) {
   std::vector<double> thresholds;
   for (size_t i = 1; i < centroids.size(); ++i) {
@@ -100,8 +102,6 @@ std::vector<double> Midpoints(const std::vector<double>& centroids) {
   }
   return thresholds;
 }
-
-}  // namespace
 
 LloydMax SolveLloydMax(int bits) {
   CheckBits(bits, kMaxCodeBits);

@@ -17,6 +17,9 @@ struct LloydMax {
   std::vector<double> centroids, thresholds;
 };
 
+// Where the nearest of ascending centroids changes.
+std::vector<double> Midpoints(const std::vector<double>& centroids);
+
 // The quantiser of N(0, 1) with 2^bits levels, bits 1..8. Solved to a residual below 1e-14.
 LloydMax SolveLloydMax(int bits);
 
