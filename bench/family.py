@@ -6,7 +6,8 @@
 
 Runs `polarquant perplexity` over a few caches at a time, each run with the 16-bit cache it compares
 with. Takes half an hour on two cores; --at-once N runs N at a time, with a share of the threads.
-Prints Markdown, sorted by the bits of closed pages, and writes what bench/plots.py divergence draws.
+Prints Markdown, sorted by the bits of closed pages, and writes what bench/plots.py divergence draws
+(after every run, so that a table cut short is still a table).
 """
 
 import argparse
@@ -17,7 +18,7 @@ import pathlib
 import subprocess
 import sys
 
-CACHES_OF_A_RUN = 7
+CACHES_OF_A_RUN = 12  # at most: each run measures the 16-bit cache again, twice
 STOCK = ["stock:q4_0", "stock:q8_0"]
 VALUES = "turbo4"  # beside codecs that store none
 
@@ -45,33 +46,33 @@ def caches(program):
     return names
 
 
-def page_bits(program, cache, head_dim, known):
+KNOWN_BITS = {}
+
+
+def page_bits(program, cache, head_dim):
     """Of closed pages, keys and values together; balance is a matter of the profile, not of bits."""
     pair = (cache.split("/") * 2)[:2]
     for scheme, role in zip(pair, ("key", "value")):
-        if (scheme, role) not in known:
+        if (scheme, role) not in KNOWN_BITS:
             measured = call(program, "codecs", "--codec", scheme.replace(":balanced", ":center"),
                             "--head-dim", head_dim, "--vectors", 128, "--role", role)
-            known[scheme, role] = measured["codecs"][0]["bits_per_value"]
-    return sum(known[scheme, role] for scheme, role in zip(pair, ("key", "value"))) / 2
+            KNOWN_BITS[scheme, role] = measured["codecs"][0]["bits_per_value"]
+    return sum(KNOWN_BITS[scheme, role] for scheme, role in zip(pair, ("key", "value"))) / 2
 
 
-def merge(reports):
-    """One report of several of the same text."""
-    merged = dict(reports[0])
-    runs = {run["kv"]: run for report in reports for run in report["runs"]}
-    merged["runs"] = list(runs.values())
-    return merged
+def merge(report, more):
+    """Both of the same text."""
+    measured = {run["kv"] for run in report["runs"]}
+    report["runs"] += [run for run in more["runs"] if run["kv"] not in measured]
 
 
 def add_page_bits(report, program, head_dim):
-    known = {}
     for run in report["runs"]:
         kv = run["kv"]
         if kv.startswith("stock:"):
             run["page_bits"] = run["bits_per_value"]
         else:
-            run["page_bits"] = page_bits(program, kv, head_dim, known)
+            run["page_bits"] = page_bits(program, kv, head_dim)
 
 
 def show(report):
@@ -97,25 +98,30 @@ def main():
     parser.add_argument("--json")
     options = parser.parse_args()
     wanted = STOCK + caches(options.polarquant)
-    groups = [wanted[i:i + CACHES_OF_A_RUN] for i in range(0, len(wanted), CACHES_OF_A_RUN)]
-    threads = max(1, (os.cpu_count() or 1) // options.at_once)
+    waves = -(-len(wanted) // (CACHES_OF_A_RUN * options.at_once))
+    runs = waves * options.at_once
+    groups = [wanted[i::runs] for i in range(runs)]
+    threads = max(1, len(os.sched_getaffinity(0)) // options.at_once)
 
-    def measure(group):
+    def measure(group, context=options.ctx_size, chunks=options.chunks):
         arguments = [word for kv in group for word in ("--kv", kv)]
         report = call(options.polarquant, "perplexity", "-m", options.model, "-f", options.file,
-                      "-c", options.ctx_size, "--chunks", options.chunks, "--window",
-                      options.window, "--expand-weights", "-t", threads, *arguments)
+                      "-c", context, "--chunks", chunks, "--window", options.window,
+                      "--expand-weights", "-t", threads, *arguments)
         print(f"family: measured {', '.join(group)}", file=sys.stderr, flush=True)
         return report
 
-    first = measure(groups[0])  # makes the profile and the expanded weights
+    measure(["turbo4:balanced/turbo4"], 256, 1)  # makes the profile and the expanded weights, once
+    report = {}
     with concurrent.futures.ThreadPoolExecutor(options.at_once) as pool:
-        report = merge([first, *pool.map(measure, groups[1:])])
+        for run in concurrent.futures.as_completed([pool.submit(measure, g) for g in groups]):
+            report = report or dict(run.result(), runs=[], model=pathlib.Path(options.model).name)
+            merge(report, run.result())
+            if options.json:
+                add_page_bits(report, options.polarquant, options.head_dim)
+                pathlib.Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
     add_page_bits(report, options.polarquant, options.head_dim)
     show(report)
-    if options.json:
-        report["model"] = pathlib.Path(options.model).name
-        pathlib.Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":
