@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stage 6 and 7, attend and un-rotate: softmax(q K^T) V over the cells of a key and a value store,
-// computed on the compressed pages.
+// Stage 6 and 7, attend and un-rotate: softmax(q K^T) V over the cells of the keys and the values of
+// a cell store or a sequence cache, computed on the compressed pages.
 //
 //   logit = softcap( scale * <q, k_cell> ) + slope(head) * mask[query][cell]
 //   softcap(x) = c * tanh(x / c) if c != 0, else x;   mask of -inf hides the cell
@@ -8,20 +8,21 @@
 //   sinks: exp(sink[head]) is added to the softmax denominator (gpt-oss)
 //
 // A query that sees no cell gives zeros. Query head h reads kv_head h / (num_q_heads /
-// num_kv_heads). Thread-safe: const stores may be read by several calls.
+// num_kv_heads). Thread-safe: const rows may be read by several calls.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
-#include "polarquant/cell_store.h"
+#include "polarquant/paged_rows.h"
 
 namespace polarquant {
 
 struct AttentionCall {
-  const CellStore* keys = nullptr;
-  const CellStore* values = nullptr;  // same num_cells, num_kv_heads, page_tokens; any head_dim
-  int64_t num_cells = 0;              // cells [0, num_cells) are looked at
+  const PagedRows* keys = nullptr;
+  const PagedRows* values = nullptr;  // same num_cells, num_kv_heads, page_tokens; any head_dim
+  int64_t first_cell = 0;             // cells [first_cell, num_cells) are looked at
+  int64_t num_cells = 0;
 
   int num_q_heads = 0;  // a multiple of num_kv_heads
   int num_queries = 0;
@@ -29,8 +30,11 @@ struct AttentionCall {
   int64_t query_stride = 0;        // floats from one query (token) to the next
   int64_t query_head_stride = 0;   // floats from one head to the next
 
-  const uint16_t* mask = nullptr;  // f16, [num_queries] rows mask_stride apart; null: all seen
-  int64_t mask_stride = 0;         // f16 values
+  // f16, [num_queries] rows mask_stride apart, whose first column is first_cell; null: all seen.
+  const uint16_t* mask = nullptr;
+  int64_t mask_stride = 0;  // f16 values
+  // Query n does not see the last num_queries - 1 - n cells, whatever the mask says.
+  bool causal = false;
   const float* sinks = nullptr;    // [num_q_heads] or null
 
   float scale = 1.0f;
