@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// Host: Python. Arrays of NumPy, torch and whatever else speaks DLPack or the buffer protocol, as
+// the core takes them: on the CPU, f32, f16 or bf16, the last dimension without gaps. Nothing is
+// copied or converted: what does not fit is refused by name.
+#pragma once
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "polarquant/sequence_cache.h"
+
+namespace polarquant::python {
+
+using AnyArray = nanobind::ndarray<nanobind::ro>;  // to read from
+using AnyBuffer = nanobind::ndarray<>;             // to write to
+
+// Strides count values. The memory is the array's.
+struct View {
+  void* data = nullptr;
+  NumberType type = NumberType::kF32;
+  std::vector<int64_t> shape, strides;
+
+  int ndim() const { return static_cast<int>(shape.size()); }
+};
+
+// `name` is what messages call the array. Throws Error(kUnsupported) for another device, number
+// type, or gaps in the last dimension.
+View ViewOf(const AnyArray& array, const char* name);
+View ViewOf(const AnyBuffer& array, const char* name);
+// The same, and Error(kParameter) unless it has this shape; -1 stands for any length.
+View ViewOf(const AnyArray& array, const char* name, std::span<const int64_t> shape);
+View ViewOf(const AnyBuffer& array, const char* name, std::span<const int64_t> shape);
+
+// `count` neighbouring values from `data`, which counts in `type`, as f32, and back.
+void ToFloats(const void* data, NumberType type, int64_t count, float* floats);
+void FromFloats(const float* floats, int64_t count, NumberType type, void* data);
+int64_t SizeOf(NumberType type);
+
+// 0 is as many as OpenMP would take, which OMP_NUM_THREADS sets. Throws Error(kParameter) for
+// fewer.
+int NumThreads(int threads);
+
+}  // namespace polarquant::python

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compressed KV caches and attention on the compressed bytes.
+
+`polarquant.Codec` encodes rows of keys or values and computes with them. Everything raises
+`polarquant.Error`, whose subclasses are also ValueError or NotImplementedError.
+"""
+
+from polarquant._core import __version__, active_target
+from polarquant.errors import (
+    CapacityError,
+    CorruptionError,
+    Error,
+    ErrorCode,
+    FormatError,
+    HostError,
+    ParameterError,
+    UnsupportedError,
+)
+
+__all__ = [
+    "CapacityError",
+    "CorruptionError",
+    "Error",
+    "ErrorCode",
+    "FormatError",
+    "HostError",
+    "ParameterError",
+    "UnsupportedError",
+    "__version__",
+    "active_target",
+]
