@@ -1,0 +1,332 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One layer of the cache: a polarquant sequence cache for each row of the batch.
+
+The same class serves transformers 4.57 and 5.x, whose contracts differ in arguments only.
+
+Rows are appended as the model makes them, in 16 bit, and closed into codes a page at a time after
+attention has read them. Old tokens are never coded again. Tensors are [batch, num_kv_heads, tokens,
+head_dim].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import transformers
+from transformers.cache_utils import CacheLayerMixin
+
+from polarquant import _core
+from polarquant.errors import ParameterError, UnsupportedError
+from polarquant.hf.balance import REMEDIES, Observed, Profile, balance_of
+from polarquant.hf.links import Linked, Step, without_gradient
+
+# In 4.57 crop(0) empties, in 5.x it removes nothing.
+_CROP_COUNTS = int(transformers.__version__.split(".")[0]) >= 5
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all rows of a layer have in common."""
+
+    layer: int  # its number in the model
+    key: str  # schemes
+    value: str
+    page_tokens: int
+    window_tokens: int
+    sink_tokens: int
+    profile: Profile | None
+    # How RoPE pairs channels, for a head_dim: balance.rope_of.
+    rope: Callable[[int], tuple[str, int]]
+    # Whether the model's attention is ours, so that nothing need be decoded.
+    packed: Callable[[], bool]
+    threads: Callable[[], int]
+
+
+@dataclass
+class Row:
+    """One sequence. The `pad` tokens of padding on its left are not kept at all."""
+
+    cache: _core.SequenceCache
+    pad: int = 0
+    observed: Observed = field(default_factory=Observed)
+
+    def fork(self) -> Row:
+        return Row(self.cache.fork(), self.pad, self.observed.copy())
+
+
+class PolarQuantLayer(CacheLayerMixin):
+    """Keys and values of one full-attention layer, compressed."""
+
+    is_compileable = False
+    is_croppable = True
+    is_sliding = False
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__()
+        self.setup = setup
+        self.rows: list[Row] = []
+        self.length = 0  # tokens with padding, without those of an update under way
+        self.dtype: torch.dtype | None = None
+        self.device = torch.device("cpu")
+        self.balance: torch.Tensor | None = None
+        self.needs_balance = bool(_core.scheme_parts(setup.key)["balance"])
+        self._step: Step | None = None
+
+    # -- the contract ---------------------------------------------------------------------------
+
+    def lazy_initialization(
+        self, key_states: torch.Tensor, value_states: torch.Tensor | None = None
+    ) -> None:
+        values = key_states if value_states is None else value_states
+        batch, heads, _, head_dim = key_states.shape
+        setup = self.setup
+        if self.needs_balance and self.balance is None and setup.profile is not None:
+            self.balance = setup.profile.of(
+                setup.layer, heads, head_dim, setup.rope(head_dim)[0]
+            )
+        self.dtype = key_states.dtype
+        self.rows = [
+            Row(
+                _core.SequenceCache(
+                    setup.key, setup.value, head_dim, values.shape[-1], heads,
+                    page_tokens=setup.page_tokens, window_tokens=setup.window_tokens,
+                    sink_tokens=setup.sink_tokens,
+                )
+            )
+            for _ in range(batch)
+        ]  # fmt: skip
+        if self.balance is not None:
+            for row in self.rows:
+                row.cache.set_balance(self.balance)
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Takes the new tokens. Returns all keys and values, decoded; or, where the model's
+        attention is ours, stand-ins for the new ones that only it can read."""
+        self.flush()
+        self._check(key_states, value_states)
+        if not self.is_initialized or (self.length == 0 and len(self.rows) != len(key_states)):
+            self.lazy_initialization(key_states, value_states)
+        step = Step(self, key_states.detach(), value_states.detach(), self.length)
+        if self.setup.packed():
+            self._step = step
+            return Linked.of(key_states, step), Linked.of(value_states, step)
+        keys = self._decoded("key", key_states)
+        values = self._decoded("value", value_states)
+        self.store(step, [0] * len(self.rows))
+        self.settle()
+        return keys, values
+
+    def get_seq_length(self) -> int:
+        return self._step.after if self._step else self.length
+
+    def get_mask_sizes(self, query_length: Any) -> tuple[int, int]:
+        """(length, offset) of the keys a mask must cover. Takes a count (5.x) or the positions of
+        the queries (4.57)."""
+        if isinstance(query_length, torch.Tensor) and query_length.ndim > 0:
+            query_length = query_length.shape[0]
+        return self.get_seq_length() + int(query_length), 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+    def get_max_cache_shape(self) -> int:
+        return -1
+
+    @property
+    def batch_size(self) -> int:
+        if not self.is_initialized:
+            raise AttributeError("batch_size: the layer is empty")
+        return len(self.rows)
+
+    @property
+    def keys(self) -> torch.Tensor | None:
+        """All keys, decoded; None in an empty layer."""
+        return self._all("key")
+
+    @keys.setter
+    def keys(self, value: None) -> None:
+        self._refuse_tensor(value)
+
+    @property
+    def values(self) -> torch.Tensor | None:
+        """All values, decoded; None in an empty layer."""
+        return self._all("value")
+
+    @values.setter
+    def values(self, value: None) -> None:
+        self._refuse_tensor(value)
+
+    def offload(self) -> None:
+        raise UnsupportedError(
+            "a PolarQuantCache is not offloaded: it lies in the memory of the CPU already"
+        )
+
+    prefetch = offload
+
+    def reset(self) -> None:
+        """Empties the layer. Scales observed in the prompt are forgotten with it."""
+        self._step = None
+        self.rows, self.length, self.is_initialized, self.balance = [], 0, False, None
+
+    def crop(self, tokens: int) -> None:
+        """Negative: removes that many of the newest tokens. Positive: keeps that many of the
+        oldest. Zero: what the transformers installed means by it."""
+        self.flush()
+        tokens = int(tokens)
+        if tokens < 0:
+            length = max(self.length + tokens, 0)
+        else:
+            length = self.length if tokens == 0 and _CROP_COUNTS else min(tokens, self.length)
+        for row in self.rows:
+            row.observed.drop(self.length - length)
+            row.pad = min(row.pad, length)
+            row.cache.truncate(length - row.pad)
+        self.length = length
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        self.batch_select_indices(beam_idx)
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Row i becomes a fork of row indices[i]; forks share their pages."""
+        self.flush()
+        if not self.is_initialized:
+            return
+        if isinstance(indices, torch.Tensor) and indices.dtype == torch.bool:
+            indices = indices.nonzero().flatten()
+        self._select([range(len(self.rows))[int(i)] for i in indices])
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        self.flush()
+        self._select([i for i in range(len(self.rows)) for _ in range(int(repeats))])
+
+    def __deepcopy__(self, memo: Any) -> PolarQuantLayer:
+        self.flush()
+        other = type(self)(self.setup)
+        other.rows = [row.fork() for row in self.rows]
+        for name in ("length", "dtype", "balance", "is_initialized"):
+            setattr(other, name, getattr(self, name))
+        return other
+
+    # -- for our attention function ---------------------------------------------------------------
+
+    def store(self, step: Step, skip: list[int]) -> None:
+        """Appends the tokens of `step`; of row b the first skip[b] are padding and not kept."""
+        threads = self.setup.threads()
+        for row, first, keys, values in zip(self.rows, skip, step.keys, step.values, strict=True):
+            row.pad += first
+            if first < keys.shape[1]:
+                row.cache.append(_rows(keys[:, first:]), _rows(values[:, first:]), threads)
+        self.length = step.after
+        step.stored = True
+        self._step = None
+
+    def observe(self, query: torch.Tensor, step: Step, skip: list[int]) -> None:
+        """Looks at queries [batch, num_q_heads, n, head_dim] until the scales are known."""
+        if not self.needs_balance or self.balance is not None:
+            return
+        most = self.setup.page_tokens
+        for row, first, queries, keys in zip(self.rows, skip, query, step.keys, strict=True):
+            row.observed.add(queries[:, first:], keys[:, first:], most)
+        whole = [row.observed for row in self.rows if row.observed.count == most]
+        if not whole:
+            return
+        self.balance = balance_of(whole, most, self.setup.rope(step.keys.shape[-1]))
+        for row in self.rows:
+            row.observed = Observed()
+            row.cache.set_balance(self.balance)
+
+    def settle(self) -> None:
+        """Closes what has left the window."""
+        threads = self.setup.threads()
+        for row in self.rows:
+            if row.cache.wants_profile:
+                raise ParameterError(
+                    f"layer {self.setup.layer}: the first page of keys is to be coded as "
+                    f"{self.setup.key}, which weighs them against queries, and no query was seen: "
+                    + REMEDIES
+                )
+            row.cache.settle(threads)
+
+    def flush(self) -> None:
+        """Takes over an update that attention has not asked for yet."""
+        if self._step is not None:
+            self.store(self._step, [0] * len(self.rows))
+            self.settle()
+
+    @property
+    def observed_bytes(self) -> int:
+        return sum(row.observed.nbytes for row in self.rows)
+
+    # -- helpers ----------------------------------------------------------------------------------
+
+    def _check(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        for name, tensor in (("keys", keys), ("values", values)):
+            if tensor.device.type != "cpu":
+                raise UnsupportedError(
+                    f"{name} are on {tensor.device}: a PolarQuantCache works on the CPU, move the "
+                    f"model there with model.to('cpu')"
+                )
+            if tensor.dtype not in _DTYPES:
+                raise UnsupportedError(
+                    f"{name} are {tensor.dtype}: float32, float16 and bfloat16 are taken"
+                )
+        if self.length > 0 and len(keys) != len(self.rows):
+            raise ParameterError(
+                f"{len(keys)} rows for a cache that holds {len(self.rows)}: call "
+                f"batch_repeat_interleave, batch_select_indices or reset first"
+            )
+
+    def _all(self, role: str) -> torch.Tensor | None:
+        if not getattr(self, "is_initialized", False):
+            return None
+        self.flush()
+        return self._decoded(role, None)
+
+    def _decoded(self, role: str, new: torch.Tensor | None) -> torch.Tensor:
+        """What is stored, decoded into the model's dtype, and `new` as it is."""
+        if new is not None and self.length == 0:
+            return new
+        first = self.rows[0].cache
+        head_dim = first.key_head_dim if role == "key" else first.value_head_dim
+        count = 0 if new is None else new.shape[-2]
+        shape = (len(self.rows), first.num_kv_heads, self.length + count, head_dim)
+        decoded = torch.empty(shape, dtype=torch.float32)
+        for row, out in zip(self.rows, decoded, strict=True):
+            out[:, : row.pad] = 0
+            held = self.length - row.pad
+            if held > 0:
+                row.cache.read(
+                    role, 0, held, out[:, row.pad : self.length], self.setup.threads()
+                )
+        if new is not None:
+            decoded[:, :, self.length :] = new.detach()
+            return without_gradient(decoded.to(new.dtype), new)
+        return decoded.to(self.dtype)
+
+    def _select(self, indices: list[int]) -> None:
+        used: set[int] = set()
+        rows = []
+        for i in indices:
+            rows.append(self.rows[i].fork() if i in used else self.rows[i])
+            used.add(i)
+        self.rows = rows
+
+    @staticmethod
+    def _refuse_tensor(value: Any) -> None:
+        if value is not None:
+            raise UnsupportedError(
+                "keys and values of a packed layer cannot be set: use update, crop, reset"
+            )
+
+
+def _rows(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
