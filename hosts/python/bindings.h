@@ -7,6 +7,7 @@
 namespace polarquant::python {
 
 void BindCodec(nanobind::module_& module);
+void BindProfile(nanobind::module_& module);
 void BindSequence(nanobind::module_& module);
 
 }  // namespace polarquant::python

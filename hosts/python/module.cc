@@ -36,4 +36,6 @@ NB_MODULE(_core, module) {
              "The kernels that run here: 'avx512', 'avx2' or 'scalar'. The environment variable\n"
              "POLARQUANT_ISA forces one; ParameterError if this CPU or build lacks it.");
   pq::BindCodec(module);
+  pq::BindProfile(module);
+  pq::BindSequence(module);
 }

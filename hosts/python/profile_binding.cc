@@ -29,7 +29,8 @@ using Floats = nb::ndarray<nb::numpy, float>;
 
 nb::object Matrix(std::vector<float> values, int num_rows, int num_columns) {
   auto* kept = new std::vector<float>(std::move(values));
-  const nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<std::vector<float>*>(p); });
+  const nb::capsule owner(kept,
+                          [](void* p) noexcept { delete static_cast<std::vector<float>*>(p); });
   const size_t shape[] = {static_cast<size_t>(num_rows), static_cast<size_t>(num_columns)};
   return nb::cast(Floats(kept->data(), 2, shape, owner));
 }
@@ -72,8 +73,7 @@ nb::object ObserveBalance(const AnyArray& queries, const AnyArray& keys, int pag
                           const std::string& pairing, int rope_dims) {
   const View key_view = ViewOf(keys, "keys", std::array<int64_t, 3>{-1, -1, -1});
   const View query_view =
-      ViewOf(queries, "queries",
-             std::array<int64_t, 3>{-1, key_view.shape[1], key_view.shape[2]});
+      ViewOf(queries, "queries", std::array<int64_t, 3>{-1, key_view.shape[1], key_view.shape[2]});
   const auto num_kv_heads = static_cast<int>(key_view.shape[0]);
   const auto num_q_heads = static_cast<int>(query_view.shape[0]);
   const auto count = static_cast<int>(key_view.shape[1]);
@@ -141,9 +141,8 @@ nb::dict ReadPolicy(const std::string& json, int num_layers) {
   policy.Check();
   nb::list schemes;
   for (int layer = 0; layer < num_layers; ++layer) {
-    schemes.append(
-        nb::make_tuple(policy.SchemeFor(Role::kKey, layer, num_layers).ToString(),
-                       policy.SchemeFor(Role::kValue, layer, num_layers).ToString()));
+    schemes.append(nb::make_tuple(policy.SchemeFor(Role::kKey, layer, num_layers).ToString(),
+                                  policy.SchemeFor(Role::kValue, layer, num_layers).ToString()));
   }
   nb::list profiles;
   for (const std::string& profile : policy.profiles) profiles.append(profile);

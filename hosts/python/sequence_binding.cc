@@ -89,7 +89,8 @@ nb::object Balance(const SequenceCache& cache) {
   const SequenceCache::Config& config = cache.config();
   if (config.profile == nullptr || config.profile->balance.empty()) return nb::none();
   auto* scales = new std::vector<float>(config.profile->balance);
-  const nb::capsule owner(scales, [](void* p) noexcept { delete static_cast<std::vector<float>*>(p); });
+  const nb::capsule owner(scales,
+                          [](void* p) noexcept { delete static_cast<std::vector<float>*>(p); });
   const size_t shape[] = {static_cast<size_t>(config.num_kv_heads),
                           static_cast<size_t>(config.key_head_dim)};
   return nb::cast(Floats(scales->data(), 2, shape, owner));
@@ -105,11 +106,10 @@ void Read(const SequenceCache& cache, const std::string& role, int64_t first, in
           const AnyBuffer& out, int threads) {
   const SequenceCache::Config& config = cache.config();
   const Role which = RoleOf(role);
-  const View view =
-      ViewOf(out, "out",
-             std::array<int64_t, 3>{config.num_kv_heads, count,
-                                    which == Role::kKey ? config.key_head_dim
-                                                        : config.value_head_dim});
+  const View view = ViewOf(
+      out, "out",
+      std::array<int64_t, 3>{config.num_kv_heads, count,
+                             which == Role::kKey ? config.key_head_dim : config.value_head_dim});
   float* rows = FloatsOf(view, "out");
   const int num_threads = NumThreads(threads);
   const nb::gil_scoped_release released;
@@ -124,8 +124,8 @@ void AttendTo(const SequenceCache& cache, const AnyArray& queries, const AnyBuff
   const View query_rows =
       ViewOf(queries, "queries", std::array<int64_t, 3>{-1, -1, config.key_head_dim});
   const int64_t num_heads = query_rows.shape[0], count = query_rows.shape[1];
-  const View outputs = ViewOf(
-      out, "out", std::array<int64_t, 3>{count, num_heads, config.value_head_dim});
+  const View outputs =
+      ViewOf(out, "out", std::array<int64_t, 3>{count, num_heads, config.value_head_dim});
   AttentionCall call = cache.Call();
   call.num_q_heads = static_cast<int>(num_heads);
   call.num_queries = static_cast<int>(count);
@@ -139,8 +139,8 @@ void AttendTo(const SequenceCache& cache, const AnyArray& queries, const AnyBuff
   call.softcap = softcap;
   call.causal = causal;
   if (mask) {
-    const View view = ViewOf(
-        *mask, "mask", std::array<int64_t, 2>{count, call.num_cells - call.first_cell});
+    const View view =
+        ViewOf(*mask, "mask", std::array<int64_t, 2>{count, call.num_cells - call.first_cell});
     if (view.type != NumberType::kF16) {
       throw Error(ErrorCode::kUnsupported, "mask must be float16");
     }
@@ -208,15 +208,16 @@ void BindSequence(nb::module_& module) {
                             "The newest `window_tokens` and the first `sink_tokens` stay exact "
                             "(16 bit), the others are\nencoded, `page_tokens` at a time, once. Not "
                             "thread-safe.")
-      .def("__init__",
-           [](SequenceCache* place, const std::string& key, const std::string& value,
-              int key_head_dim, int value_head_dim, int num_kv_heads, int page_tokens,
-              int window_tokens, int sink_tokens) {
-             new (place) SequenceCache(Make(key, value, key_head_dim, value_head_dim, num_kv_heads,
-                                            page_tokens, window_tokens, sink_tokens));
-           },
-           "key"_a, "value"_a, "key_head_dim"_a, "value_head_dim"_a, "num_kv_heads"_a,
-           "page_tokens"_a = 128, "window_tokens"_a = 128, "sink_tokens"_a = 16)
+      .def(
+          "__init__",
+          [](SequenceCache* place, const std::string& key, const std::string& value,
+             int key_head_dim, int value_head_dim, int num_kv_heads, int page_tokens,
+             int window_tokens, int sink_tokens) {
+            new (place) SequenceCache(Make(key, value, key_head_dim, value_head_dim, num_kv_heads,
+                                           page_tokens, window_tokens, sink_tokens));
+          },
+          "key"_a, "value"_a, "key_head_dim"_a, "value_head_dim"_a, "num_kv_heads"_a,
+          "page_tokens"_a = 128, "window_tokens"_a = 128, "sink_tokens"_a = 16)
       .def("append", &Append, "keys"_a.noconvert(), "values"_a.noconvert(), "threads"_a = 0,
            "Rows [num_kv_heads, n, head_dim] of new tokens; rounded to f16.")
       .def("settle", &Settle, "threads"_a = 0,
@@ -238,7 +239,8 @@ void BindSequence(nb::module_& module) {
            "softmax(queries keys^T) values into out.\n\n"
            "queries float32 [num_q_heads, n, key_head_dim], out float32 [n, num_q_heads, "
            "value_head_dim], mask\nfloat16 [n, tokens held], added to logits, sinks float32 "
-           "[num_q_heads], lse float32\n[n, num_q_heads], natural. causal: query i does not see the last n - 1 - i tokens.")
+           "[num_q_heads], lse float32\n[n, num_q_heads], natural. causal: query i does not see "
+           "the last n - 1 - i tokens.")
       .def_prop_ro("length", &SequenceCache::length, "Tokens appended and not truncated.")
       .def_prop_ro("first_token", &SequenceCache::first_token, "Tokens evicted from the front.")
       .def_prop_ro("key", [](const SequenceCache& c) { return c.config().key.ToString(); })
@@ -248,21 +250,20 @@ void BindSequence(nb::module_& module) {
                    [](const SequenceCache& c) { return c.config().value_head_dim; })
       .def_prop_ro("num_kv_heads", [](const SequenceCache& c) { return c.config().num_kv_heads; })
       .def_prop_ro("page_tokens", [](const SequenceCache& c) { return c.config().page_tokens; })
-      .def_prop_ro("window_tokens",
-                   [](const SequenceCache& c) { return c.config().window_tokens; })
+      .def_prop_ro("window_tokens", [](const SequenceCache& c) { return c.config().window_tokens; })
       .def_prop_ro("sink_tokens", [](const SequenceCache& c) { return c.config().sink_tokens; })
-      .def("fork", [](const SequenceCache& cache) { return SequenceCache(cache); },
-           "A copy that shares every page.")
-      .def("__deepcopy__",
-           [](const SequenceCache& cache, const nb::object& /*memo*/) {
-             return SequenceCache(cache);
-           })
+      .def(
+          "fork", [](const SequenceCache& cache) { return SequenceCache(cache); },
+          "A copy that shares every page.")
+      .def("__deepcopy__", [](const SequenceCache& cache,
+                              const nb::object& /*memo*/) { return SequenceCache(cache); })
       .def("truncate", &SequenceCache::Truncate, "length"_a, "Drops the tokens from `length` on.")
       .def("evict_front", &SequenceCache::EvictFront, "count"_a,
            "Drops the first `count` tokens held, sinks too.")
       .def("clear", &SequenceCache::Clear)
-      .def("memory", [](const SequenceCache& cache) { return Facts(cache.memory()); },
-           "Bytes held now, and what 16 bit would take.")
+      .def(
+          "memory", [](const SequenceCache& cache) { return Facts(cache.memory()); },
+          "Bytes held now, and what 16 bit would take.")
       .def_static("memory_of", &MemoryOf, "caches"_a,
                   "Of several together, what they share counted once.")
       .def_static("save", &Save, "path"_a, "caches"_a, "host"_a = "",

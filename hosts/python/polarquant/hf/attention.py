@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""attn_implementation="polarquant": attention on packed pages.
+
+Prompts that meet an empty cache, and layers whose cache is not ours, are computed on plain tensors
+as ever. Everything else reads the packed pages of a `PolarQuantLayer` and decodes nothing.
+
+Shapes: query [batch, num_q_heads, n, head_dim]; mask boolean (True is seen) or additive
+[batch, 1, n, tokens], or None, which means causal; the result is [batch, n, num_q_heads, head_dim].
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import causal_mask_function, sdpa_mask
+
+from polarquant.errors import ParameterError, UnsupportedError
+from polarquant.hf import plain
+from polarquant.hf.links import Step, step_of, without_gradient
+
+NAME = "polarquant"
+
+# Arguments that models hand on to every attention function and that change nothing here.
+_IMMATERIAL = frozenset(
+    "position_ids cache_position use_cache output_hidden_states return_dict num_items_in_batch "
+    "logits_to_keep past_key_values past_key_value".split()
+)
+
+
+def polarquant_attention_forward(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    sliding_window: int | None = None,
+    is_causal: bool | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' contract of an attention function; weights are never returned."""
+    for name, given in kwargs.items():
+        if name not in _IMMATERIAL and given is not None and given is not False:
+            raise UnsupportedError(
+                f"attention argument {name}={given if not hasattr(given, 'shape') else 'tensor'} "
+                f"is not implemented by attn_implementation='polarquant': use 'sdpa' or 'eager', "
+                f"which work with the same cache"
+            )
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    step = step_of(key)
+    if step is not None and step.before > 0:
+        return _on_pages(
+            step, query, attention_mask, scaling=scaling, dropout=dropout, softcap=softcap,
+            sinks=s_aux, sliding_window=sliding_window, causal=causal,
+        ), None  # fmt: skip
+    keys, values = (key, value) if step is None else (step.keys, step.values)
+    _check_mask(attention_mask, query, keys.shape[2], step is not None)
+    output = plain.attend(
+        module, query, keys, values, attention_mask, scaling=scaling, dropout=dropout,
+        softcap=softcap, sinks=s_aux, causal=causal,
+    )  # fmt: skip
+    if step is not None:
+        _check_step(step, dropout, sliding_window)
+        _take(step, query, attention_mask)
+        output = without_gradient(output, query, key)
+    return output, None
+
+
+def polarquant_mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
+    """transformers' mask for torch's attention, or None where the mask is plainly causal: our
+    function sees the last query beside the last key, whatever their numbers."""
+    if args or not _plainly_causal(**kwargs):
+        return sdpa_mask(*args, **kwargs)
+    return None
+
+
+def _plainly_causal(
+    kv_length: int = 0,
+    q_length: int | None = None,
+    q_offset: Any = 0,
+    kv_offset: int = 0,
+    cache_position: torch.Tensor | None = None,
+    mask_function: Any = None,
+    attention_mask: torch.Tensor | None = None,
+    local_size: int | None = None,
+    allow_is_causal_skip: bool = True,
+    **_: Any,
+) -> bool:
+    if not allow_is_causal_skip or mask_function is not causal_mask_function or kv_offset:
+        return False
+    if local_size is not None:
+        return False
+    if cache_position is not None:  # 4.57
+        q_length, q_offset = len(cache_position), int(cache_position[0])
+    if not isinstance(q_offset, int) or q_length is None or q_offset + q_length != kv_length:
+        return False
+    if attention_mask is None:
+        return True
+    seen = attention_mask[:, :kv_length]
+    return seen.ndim == 2 and seen.shape[1] == kv_length and bool(seen.all())
+
+
+def register() -> None:
+    """Makes attn_implementation="polarquant" known to transformers, its mask too."""
+    AttentionInterface.register(NAME, polarquant_attention_forward)
+    AttentionMaskInterface.register(NAME, polarquant_mask)
+
+
+def _check_step(step: Step, dropout: float, sliding_window: int | None) -> None:
+    if dropout:
+        raise UnsupportedError(
+            f"dropout is {dropout}: a compressed cache is not for training; call model.eval()"
+        )
+    if sliding_window is not None:
+        raise UnsupportedError(
+            f"layer {step.layer.setup.layer} has a sliding window of {sliding_window} tokens and "
+            f"its cache keeps all: make the cache from model.config, or list the layer in "
+            f"skip_layers"
+        )
+
+
+def _check_mask(
+    mask: torch.Tensor | None, query: torch.Tensor, num_keys: int, ours: bool
+) -> None:
+    if mask is None or not ours:
+        return
+    wanted = (query.shape[2], num_keys)
+    if mask.ndim != 4 or mask.shape[1] != 1 or tuple(mask.shape[2:]) != wanted:
+        raise ParameterError(
+            f"the attention mask has the shape {list(mask.shape)}: it must be [batch, 1, "
+            f"{wanted[0]}, {wanted[1]}], the same for all heads"
+        )
+
+
+def _hidden(mask: torch.Tensor) -> torch.Tensor:
+    """Boolean [batch, n, tokens]: what a query does not see at all."""
+    if mask.dtype == torch.bool:
+        return ~mask[:, 0]
+    return mask[:, 0] <= torch.finfo(torch.float16).min
+
+
+def _padding(step: Step, mask: torch.Tensor | None) -> list[int]:
+    """How many of the new tokens of each row are padding on the left, seen by no query."""
+    rows = step.layer.rows
+    if mask is None:
+        return [0] * len(rows)
+    hidden = _hidden(mask).expand(len(rows), -1, -1)
+    skip = []
+    for row, unseen in zip(rows, hidden, strict=True):
+        if row.cache.length > 0:
+            skip.append(0)
+        else:
+            leading = unseen[:, step.before :].all(dim=0).to(torch.int8).cumprod(0)
+            skip.append(int(leading.sum()))
+    return skip
+
+
+def _take(step: Step, query: torch.Tensor, mask: torch.Tensor | None) -> None:
+    """The layer takes the new tokens over, and closes what may be closed."""
+    if step.stored:
+        return
+    skip = _padding(step, mask)
+    step.layer.store(step, skip)
+    step.layer.observe(query, step, skip)
+    step.layer.settle()
+
+
+def _on_pages(
+    step: Step,
+    query: torch.Tensor,
+    mask: torch.Tensor | None,
+    *,
+    scaling: float | None,
+    dropout: float,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+    sliding_window: int | None,
+    causal: bool,
+) -> torch.Tensor:
+    layer = step.layer
+    _check_step(step, dropout, sliding_window)
+    _check_mask(mask, query, step.after, True)
+    fresh = not step.stored
+    if fresh:
+        skip = _padding(step, mask)
+        layer.store(step, skip)
+    elif layer.length != step.after:
+        raise ParameterError(
+            f"layer {layer.setup.layer} went on to {layer.length} tokens before attention read the "
+            f"{step.after} of this step"
+        )
+    queries = query.detach().float()
+    batch, num_heads, count, head_dim = queries.shape
+    scale = head_dim**-0.5 if scaling is None else scaling
+    width = layer.rows[0].cache.value_head_dim
+    output = torch.empty(batch, count, num_heads, width)
+    if sinks is not None:
+        sinks = sinks.detach().float().contiguous()
+    masks = _packed_masks(mask, [row.pad for row in layer.rows], causal and count == 1)
+    for b, row in enumerate(layer.rows):
+        if row.cache.length == 0:
+            output[b] = 0  # nothing but padding so far
+            continue
+        rows = queries[b] if queries.stride(-1) == 1 else queries[b].contiguous()
+        row.cache.attend(
+            rows, output[b], scale, softcap or 0.0, masks[b], sinks,
+            causal and masks[b] is None, layer.setup.threads(),
+        )  # fmt: skip
+    if fresh:
+        layer.observe(query, step, skip)
+        layer.settle()
+    return without_gradient(output.to(query.dtype), query, step.keys)
+
+
+def _packed_masks(
+    mask: torch.Tensor | None, pads: list[int], may_drop: bool
+) -> list[torch.Tensor | None]:
+    """For each row an additive mask, float16 [n, tokens kept], or None if everything is seen.
+
+    Kept with the mask: the layers of one forward pass share it.
+    """
+    if mask is None:
+        if any(pads):
+            raise ParameterError(
+                "the prompt was padded on the left, and now there is no attention mask: pass "
+                "attention_mask with the padding at every step"
+            )
+        return [None] * len(pads)
+    kept = getattr(mask, "_polarquant", None)
+    if kept is not None and kept[0] == pads:
+        return kept[1]
+    hidden = _hidden(mask).expand(len(pads), -1, -1)
+    masks: list[torch.Tensor | None] = []
+    for b, pad in enumerate(pads):
+        if not hidden[b, :, :pad].all():
+            raise ParameterError(
+                f"row {b}: the first {pad} tokens were padding when they came, and are to be seen "
+                f"now; the cache did not keep them"
+            )
+        if mask.dtype == torch.bool:
+            if may_drop and not hidden[b, :, pad:].any():
+                masks.append(None)
+                continue
+            packed = torch.zeros(hidden[b, :, pad:].shape, dtype=torch.float16)
+            packed.masked_fill_(hidden[b, :, pad:], float("-inf"))
+        else:
+            packed = mask.expand(len(pads), -1, -1, -1)[b, 0, :, pad:].to(torch.float16)
+        masks.append(packed.contiguous())
+    mask._polarquant = (list(pads), masks)
+    return masks
