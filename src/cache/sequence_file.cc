@@ -69,13 +69,16 @@ SequenceCache::Config ConfigOf(const Json& json) {
 // Bytes taken from the front of what is left.
 struct Reader {
   std::string_view left;
-  void Take(void* to, size_t count) {
+  void Need(size_t count) const {  // before memory is taken for them
     if (count > left.size()) Fail(ErrorCode::kCorruption, "ends too soon");
+  }
+  void Take(void* to, size_t count) {
+    Need(count);
     if (count > 0) std::memcpy(to, left.data(), count);
     left.remove_prefix(count);
   }
   std::vector<float> TakeFloats(size_t count) {
-    if (count > left.size() / sizeof(float)) Fail(ErrorCode::kCorruption, "ends too soon");
+    Need(count > left.size() ? count : count * sizeof(float));
     std::vector<float> floats(count);
     Take(floats.data(), count * sizeof(float));
     return floats;
@@ -193,6 +196,7 @@ struct SequenceFile {
     auto page = std::make_shared<SequencePage>();
     if (json.at("coded").get<bool>()) {
       if (rows.exact_only_) Fail(ErrorCode::kCorruption, "has codes of a scheme without codes");
+      reader->Need(rows.codes_bytes());
       page->codes = rows.NewCodes();
       page->formats = rows.formats_;
       reader->Take(page->codes.get(), rows.codes_bytes());
