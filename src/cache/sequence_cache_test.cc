@@ -412,7 +412,9 @@ TEST(SequenceCache, ForksMayBeUsedByDifferentThreads) {
     threads.emplace_back([&, i] {
       std::mt19937 random(i);
       for (int step = 0; step < 20; ++step) {
+        const Twins fork = forks[i];
         forks[i].Append(random, 30);
+        fork.ExpectEqual();
         forks[i].Settle();
       }
     });
