@@ -9,7 +9,6 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <numeric>
 #include <string>
 #include <vector>
 
@@ -89,22 +88,44 @@ nb::object ObserveBalance(const AnyArray& queries, const AnyArray& keys, int pag
                                            ": it must be even and at most the head_dim, " +
                                            std::to_string(head_dim));
   }
+  if (count < 1) throw Error(ErrorCode::kParameter, "there are no keys to observe");
   if (page_tokens < 1) {
     throw Error(ErrorCode::kParameter,
                 "page_tokens is " + std::to_string(page_tokens) + ": it must be at least 1");
   }
+  // The moments of BalanceScale (polarquant/model_profile.h), all at once.
   const std::vector<float> query_rows = ByToken(query_view), key_rows = ByToken(key_view);
-  KeyObserver observer(0, num_kv_heads, head_dim, rope);
-  observer.AddQueries(query_rows.data(), count, int64_t{num_q_heads} * head_dim, num_q_heads,
-                      head_dim);
-  std::vector<int32_t> positions(static_cast<size_t>(count));
-  std::iota(positions.begin(), positions.end(), 0);
-  const int64_t stride = int64_t{num_kv_heads} * head_dim;
-  for (int first = 0; first < count; first += page_tokens) {
-    observer.AddPage(key_rows.data() + first * stride, std::min(page_tokens, count - first), stride,
-                     positions.data() + first);
+  const int group = num_q_heads / num_kv_heads, width = num_kv_heads * head_dim;
+  std::vector<float> moment(static_cast<size_t>(width)), variance(moment), balance;
+  for (int c = 0; c < width; ++c) {
+    const int head = c / head_dim, channel = c % head_dim;
+    double squares = 0, within = 0;
+    for (int n = 0; n < count; ++n) {
+      for (int h = head * group; h < (head + 1) * group; ++h) {
+        const double q =
+            query_rows[static_cast<size_t>((n * num_q_heads + h) * head_dim + channel)];
+        squares += q * q;
+      }
+    }
+    for (int first = 0; first < count; first += page_tokens) {
+      const int rows = std::min(page_tokens, count - first);
+      double sum = 0, sum_of_squares = 0;
+      for (int n = first; n < first + rows; ++n) {
+        const double k = key_rows[static_cast<size_t>(n * width + c)];
+        sum += k;
+        sum_of_squares += k * k;
+      }
+      within += std::max(sum_of_squares - sum * sum / rows, 0.0);
+    }
+    moment[static_cast<size_t>(c)] = static_cast<float>(squares / count);
+    variance[static_cast<size_t>(c)] = static_cast<float>(within / count);
   }
-  return Matrix(observer.Finish().balance, num_kv_heads, head_dim);
+  for (int head = 0; head < num_kv_heads; ++head) {
+    const std::vector<float> scales = BalanceScale(rope, moment.data() + head * head_dim,
+                                                   variance.data() + head * head_dim, head_dim);
+    balance.insert(balance.end(), scales.begin(), scales.end());
+  }
+  return Matrix(std::move(balance), num_kv_heads, head_dim);
 }
 
 nb::dict LoadProfile(const std::string& path) {

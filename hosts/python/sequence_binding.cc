@@ -3,6 +3,7 @@
 // the shape [kv_heads, tokens, head_dim], whatever the strides of the leading two dimensions.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 

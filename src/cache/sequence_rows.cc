@@ -62,7 +62,12 @@ void SequencePage::Free::operator()(std::byte* bytes) const { std::free(bytes); 
 SequenceRows::SequenceRows(const Shape& shape, int sink_tokens, const KeyProfile* profile)
     : shape_(shape), sink_tokens_(sink_tokens), exact_only_(KeepsExactRows(shape.scheme)) {
   auto formats = std::make_shared<PageFormats>();
-  if (shape.scheme.normalisation.needs_profile() && profile == nullptr) {
+  if (shape.scheme.normalisation.balance && profile == nullptr) {
+    // No page can close yet. Attention maps queries even so, and the rows it reads are exact.
+    KeyProfile neutral;
+    neutral.balance.assign(static_cast<size_t>(shape.num_kv_heads * shape.head_dim), 1.0f);
+    *formats = FormatsOf(shape, &neutral);
+  } else if (shape.scheme.normalisation.needs_profile() && profile == nullptr) {
     formats->emplace_back(shape.scheme, shape.role, shape.head_dim, shape.page_tokens);
   } else {
     *formats = FormatsOf(shape, profile);

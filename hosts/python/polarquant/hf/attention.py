@@ -167,7 +167,7 @@ def _take(step: Step, query: torch.Tensor, mask: torch.Tensor | None) -> None:
     skip = _padding(step, mask)
     step.layer.store(step, skip)
     step.layer.observe(query, step, skip)
-    step.layer.settle()
+    step.layer.attended()
 
 
 def _on_pages(
@@ -213,7 +213,7 @@ def _on_pages(
         )  # fmt: skip
     if fresh:
         layer.observe(query, step, skip)
-        layer.settle()
+        layer.attended()
     return without_gradient(output.to(query.dtype), query, step.keys)
 
 

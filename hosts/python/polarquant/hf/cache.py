@@ -102,6 +102,7 @@ class PolarQuantCache(Cache):
                     window_tokens=residual_length,
                     sink_tokens=sink_tokens,
                     profile=source,
+                    shared=bool(getattr(self.config, "num_kv_shared_layers", 0)) and i == ours[-1],
                     rope=self._rope,
                     packed=self._packed,
                     threads=self._threads,

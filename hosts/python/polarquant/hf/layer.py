@@ -39,6 +39,8 @@ class Setup:
     window_tokens: int
     sink_tokens: int
     profile: Profile | None
+    # Other layers attend to this one's keys later in the same step.
+    shared: bool
     # How RoPE pairs channels, for a head_dim: balance.rope_of.
     rope: Callable[[int], tuple[str, int]]
     # Whether the model's attention is ours, so that nothing need be decoded.
@@ -75,6 +77,7 @@ class PolarQuantLayer(CacheLayerMixin):
         self.balance: torch.Tensor | None = None
         self.needs_balance = bool(_core.scheme_parts(setup.key)["balance"])
         self._step: Step | None = None
+        self._unsettled = False
 
     # -- the contract ---------------------------------------------------------------------------
 
@@ -172,7 +175,7 @@ class PolarQuantLayer(CacheLayerMixin):
 
     def reset(self) -> None:
         """Empties the layer. Scales observed in the prompt are forgotten with it."""
-        self._step = None
+        self._step, self._unsettled = None, False
         self.rows, self.length, self.is_initialized, self.balance = [], 0, False, None
 
     def crop(self, tokens: int) -> None:
@@ -242,8 +245,17 @@ class PolarQuantLayer(CacheLayerMixin):
             row.observed = Observed()
             row.cache.set_balance(self.balance)
 
+    def attended(self) -> None:
+        """To be called when attention has read a step. Layers that share these keys are to see
+        the same of them, so those are closed at the next step only."""
+        if self.setup.shared:
+            self._unsettled = True
+        else:
+            self.settle()
+
     def settle(self) -> None:
         """Closes what has left the window."""
+        self._unsettled = False
         threads = self.setup.threads()
         for row in self.rows:
             if row.cache.wants_profile:
@@ -255,9 +267,11 @@ class PolarQuantLayer(CacheLayerMixin):
             row.cache.settle(threads)
 
     def flush(self) -> None:
-        """Takes over an update that attention has not asked for yet."""
+        """Finishes the last step: takes over an update that attention has not asked for yet."""
         if self._step is not None:
             self.store(self._step, [0] * len(self.rows))
+            self._unsettled = True
+        if self._unsettled:
             self.settle()
 
     @property
