@@ -127,7 +127,7 @@ def test_padding_is_not_kept_where_the_mask_is_seen():
     assert cache.layers[0].rows[0].cache.length == 552
     got = torch.cat(parts, dim=1)[0, 100:]
     # The balance is that of both rows together.
-    torch.testing.assert_close(got[:400], alone[0, :400], rtol=0, atol=1e-3)
+    torch.testing.assert_close(got[:400], alone[0, :400], rtol=0, atol=0.02)
     assert (got - alone[0]).abs().mean() < 0.1
     with pytest.raises(polarquant.ParameterError, match="padded on the left"):
         model(both[:, :1], past_key_values=cache)

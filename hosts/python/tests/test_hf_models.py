@@ -72,7 +72,7 @@ def test_coded_pages_have_the_same_numbers_both_ways(config):
         for way in ("eager", "polarquant")
     ]
     scale = got[0].abs().max().item()
-    torch.testing.assert_close(got[0], got[1], rtol=0, atol=1e-2 * scale)
+    torch.testing.assert_close(got[0], got[1], rtol=0, atol=3e-2 * scale)
 
 
 @pytest.mark.parametrize("config", [gemma2, gpt_oss])
