@@ -33,39 +33,6 @@ std::string TypeName(nb::dlpack::dtype type) {
   return type.code < std::size(kCodes) ? kCodes[type.code] + bits : "a type of " + bits + " bits";
 }
 
-template <typename Array>
-View Checked(const Array& array, const char* name) {
-  const std::string what(name);
-  if (array.device_type() != nb::device::cpu::value) {
-    throw Error(ErrorCode::kUnsupported,
-                what + " are on " + DeviceName(array.device_type(), array.device_id()) +
-                    ", and this polarquant was built without CUDA: it reads memory of the CPU; "
-                    "move them there first (for a tensor .cpu())");
-  }
-  View view;
-  if (array.dtype() == nb::dtype<float>()) {
-    view.type = NumberType::kF32;
-  } else if (array.dtype() == nb::dlpack::dtype{2, 16, 1}) {
-    view.type = NumberType::kF16;
-  } else if (array.dtype() == nb::dlpack::dtype{4, 16, 1}) {
-    view.type = NumberType::kBF16;
-  } else {
-    throw Error(ErrorCode::kUnsupported, what + " are " + TypeName(array.dtype()) +
-                                             ": float32, float16 and bfloat16 are taken");
-  }
-  for (size_t i = 0; i < array.ndim(); ++i) {
-    view.shape.push_back(static_cast<int64_t>(array.shape(i)));
-    view.strides.push_back(array.stride(i));
-  }
-  if (array.ndim() > 0 && view.shape.back() > 1 && view.strides.back() != 1) {
-    throw Error(ErrorCode::kUnsupported,
-                what + " have a last dimension with stride " + std::to_string(view.strides.back()) +
-                    ": values of a row must be neighbours; make a contiguous copy first");
-  }
-  view.data = const_cast<void*>(static_cast<const void*>(array.data()));
-  return view;
-}
-
 std::string Spelled(std::span<const int64_t> shape) {
   std::string text = "[";
   for (const int64_t length : shape) {
@@ -75,14 +42,31 @@ std::string Spelled(std::span<const int64_t> shape) {
   return text + "]";
 }
 
-View Shaped(View view, const char* name, std::span<const int64_t> shape) {
-  bool fits = view.shape.size() == shape.size();
-  for (size_t i = 0; fits && i < shape.size(); ++i) {
-    fits = shape[i] < 0 || shape[i] == view.shape[i];
+NumberType TypeOf(const nb::ndarray<nb::ro>& array, const std::string& name) {
+  if (array.dtype() == nb::dtype<float>()) return NumberType::kF32;
+  if (array.dtype() == nb::dlpack::dtype{2, 16, 1}) return NumberType::kF16;
+  if (array.dtype() == nb::dlpack::dtype{4, 16, 1}) return NumberType::kBF16;
+  throw Error(ErrorCode::kUnsupported, name + " are " + TypeName(array.dtype()) +
+                                           ": float32, float16 and bfloat16 are taken");
+}
+
+// What cannot be had as an array says why.
+[[noreturn]] void Refuse(nb::handle object, const std::string& name, Access access) {
+  const std::string type = nb::type_name(object.type()).c_str();
+  if (nb::getattr(object, "requires_grad", nb::none()).is(nb::handle(Py_True))) {
+    throw Error(ErrorCode::kParameter, name +
+                                           " are a tensor that requires a gradient, and codes "
+                                           "have none; pass " +
+                                           name + ".detach()");
   }
-  if (fits) return view;
-  throw Error(ErrorCode::kParameter, std::string(name) + " have the shape " + Spelled(view.shape) +
-                                         ": it must be " + Spelled(shape));
+  if (access == Access::kWrite) {
+    throw Error(ErrorCode::kParameter,
+                name + " are a " + type +
+                    " that cannot be written to: pass a writable array or tensor of the CPU");
+  }
+  throw Error(ErrorCode::kParameter, name + " are a " + type +
+                                         " whose memory cannot be read: pass a NumPy array or a "
+                                         "tensor with float32, float16 or bfloat16 values");
 }
 
 template <typename Number>
@@ -101,13 +85,59 @@ void Narrow(const float* floats, int64_t count, void* data) {
 
 }  // namespace
 
-View ViewOf(const AnyArray& array, const char* name) { return Checked(array, name); }
-View ViewOf(const AnyBuffer& array, const char* name) { return Checked(array, name); }
-View ViewOf(const AnyArray& array, const char* name, std::span<const int64_t> shape) {
-  return Shaped(Checked(array, name), name, shape);
+View ViewOf(nb::handle array, const char* name, Access access) {
+  const std::string what(name);
+  View view;
+  if (access == Access::kWrite) {
+    nb::ndarray<> writable;
+    if (!nb::try_cast(array, writable, false)) Refuse(array, what, access);
+    view.owner = nb::ndarray<nb::ro>(writable);
+  } else if (!nb::try_cast(array, view.owner, false)) {
+    Refuse(array, what, access);
+  }
+  const nb::ndarray<nb::ro>& owner = view.owner;
+  if (owner.device_type() != nb::device::cpu::value) {
+    throw Error(ErrorCode::kUnsupported,
+                what + " are on " + DeviceName(owner.device_type(), owner.device_id()) +
+                    ", and this polarquant was built without CUDA: it reads memory of the CPU; "
+                    "move them there first (for a tensor .cpu())");
+  }
+  view.type = TypeOf(owner, what);
+  for (size_t i = 0; i < owner.ndim(); ++i) {
+    view.shape.push_back(static_cast<int64_t>(owner.shape(i)));
+    view.strides.push_back(owner.stride(i));
+    if (access == Access::kWrite && view.strides[i] == 0 && view.shape[i] > 1) {
+      throw Error(ErrorCode::kParameter, what + " repeat the same memory along dimension " +
+                                             std::to_string(i) +
+                                             ": what is written to must be an array of its own");
+    }
+  }
+  if (owner.ndim() > 0 && view.shape.back() > 1 && view.strides.back() != 1) {
+    throw Error(ErrorCode::kUnsupported, what + " have a last dimension with stride " +
+                                             std::to_string(view.strides.back()) +
+                                             ": values of a row must be neighbours; make a "
+                                             "contiguous copy first");
+  }
+  view.data = const_cast<void*>(owner.data());
+  return view;
 }
-View ViewOf(const AnyBuffer& array, const char* name, std::span<const int64_t> shape) {
-  return Shaped(Checked(array, name), name, shape);
+
+void CheckShape(const View& view, const char* name, std::span<const int64_t> shape) {
+  bool fits = view.shape.size() == shape.size();
+  for (size_t i = 0; fits && i < shape.size(); ++i) {
+    fits = shape[i] < 0 || shape[i] == view.shape[i];
+  }
+  if (fits) return;
+  throw Error(ErrorCode::kParameter, std::string(name) + " have the shape " + Spelled(view.shape) +
+                                         ": it must be " + Spelled(shape));
+}
+
+void CheckFloats(const View& view, const char* name) {
+  if (view.type == NumberType::kF32) return;
+  throw Error(ErrorCode::kUnsupported,
+              std::string(name) + " are " +
+                  (view.type == NumberType::kF16 ? "float16" : "bfloat16") +
+                  ": they must be float32");
 }
 
 void ToFloats(const void* data, NumberType type, int64_t count, float* floats) {
