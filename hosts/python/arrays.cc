@@ -42,7 +42,7 @@ std::string Spelled(std::span<const int64_t> shape) {
   return text + "]";
 }
 
-NumberType TypeOf(const nb::ndarray<nb::ro>& array, const std::string& name) {
+NumberType TypeOf(const AnyArray& array, const std::string& name) {
   if (array.dtype() == nb::dtype<float>()) return NumberType::kF32;
   if (array.dtype() == nb::dlpack::dtype{2, 16, 1}) return NumberType::kF16;
   if (array.dtype() == nb::dlpack::dtype{4, 16, 1}) return NumberType::kBF16;
@@ -85,41 +85,60 @@ void Narrow(const float* floats, int64_t count, void* data) {
 
 }  // namespace
 
-View ViewOf(nb::handle array, const char* name, Access access) {
+View ViewOf(const AnyArray& array, const char* name) {
   const std::string what(name);
-  View view;
-  if (access == Access::kWrite) {
-    nb::ndarray<> writable;
-    if (!nb::try_cast(array, writable, false)) Refuse(array, what, access);
-    view.owner = nb::ndarray<nb::ro>(writable);
-  } else if (!nb::try_cast(array, view.owner, false)) {
-    Refuse(array, what, access);
-  }
-  const nb::ndarray<nb::ro>& owner = view.owner;
-  if (owner.device_type() != nb::device::cpu::value) {
+  if (array.device_type() != nb::device::cpu::value) {
     throw Error(ErrorCode::kUnsupported,
-                what + " are on " + DeviceName(owner.device_type(), owner.device_id()) +
+                what + " are on " + DeviceName(array.device_type(), array.device_id()) +
                     ", and this polarquant was built without CUDA: it reads memory of the CPU; "
                     "move them there first (for a tensor .cpu())");
   }
-  view.type = TypeOf(owner, what);
-  for (size_t i = 0; i < owner.ndim(); ++i) {
-    view.shape.push_back(static_cast<int64_t>(owner.shape(i)));
-    view.strides.push_back(owner.stride(i));
-    if (access == Access::kWrite && view.strides[i] == 0 && view.shape[i] > 1) {
-      throw Error(ErrorCode::kParameter, what + " repeat the same memory along dimension " +
-                                             std::to_string(i) +
-                                             ": what is written to must be an array of its own");
-    }
+  View view;
+  view.owner = array;
+  view.type = TypeOf(array, what);
+  for (size_t i = 0; i < array.ndim(); ++i) {
+    view.shape.push_back(static_cast<int64_t>(array.shape(i)));
+    view.strides.push_back(array.stride(i));
   }
-  if (owner.ndim() > 0 && view.shape.back() > 1 && view.strides.back() != 1) {
+  if (array.ndim() > 0 && view.shape.back() > 1 && view.strides.back() != 1) {
     throw Error(ErrorCode::kUnsupported, what + " have a last dimension with stride " +
                                              std::to_string(view.strides.back()) +
                                              ": values of a row must be neighbours; make a "
                                              "contiguous copy first");
   }
-  view.data = const_cast<void*>(owner.data());
+  view.data = const_cast<void*>(array.data());
   return view;
+}
+
+View ViewOf(const AnyBuffer& array, const char* name) {
+  View view = ViewOf(AnyArray(array), name);
+  for (size_t i = 0; i < view.shape.size(); ++i) {
+    if (view.strides[i] != 0 || view.shape[i] <= 1) continue;
+    throw Error(ErrorCode::kParameter,
+                std::string(name) + " repeat the same memory along dimension " + std::to_string(i) +
+                    ": what is written to must be an array of its own");
+  }
+  return view;
+}
+
+View ViewOf(const AnyArray& array, const char* name, std::span<const int64_t> shape) {
+  View view = ViewOf(array, name);
+  CheckShape(view, name, shape);
+  return view;
+}
+
+View ViewOf(const AnyBuffer& array, const char* name, std::span<const int64_t> shape) {
+  View view = ViewOf(array, name);
+  CheckShape(view, name, shape);
+  return view;
+}
+
+View ViewOf(nb::handle object, const char* name, Access access) {
+  AnyArray array;
+  AnyBuffer buffer;
+  if (access == Access::kRead && nb::try_cast(object, array, false)) return ViewOf(array, name);
+  if (access == Access::kWrite && nb::try_cast(object, buffer, false)) return ViewOf(buffer, name);
+  Refuse(object, name, access);
 }
 
 void CheckShape(const View& view, const char* name, std::span<const int64_t> shape) {

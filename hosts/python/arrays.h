@@ -15,10 +15,13 @@
 
 namespace polarquant::python {
 
+using AnyArray = nanobind::ndarray<nanobind::ro>;  // to read from
+using AnyBuffer = nanobind::ndarray<>;             // to write to
+
 // Memory of an array, which lives as long as the view does. Strides count values. Views are made,
 // copied and destroyed with the GIL held, and used without.
 struct View {
-  nanobind::ndarray<nanobind::ro> owner;
+  AnyArray owner;
   void* data = nullptr;
   NumberType type = NumberType::kF32;
   std::vector<int64_t> shape, strides;
@@ -26,13 +29,18 @@ struct View {
   int ndim() const { return static_cast<int>(shape.size()); }
 };
 
-enum class Access { kRead, kWrite };
+// `name` is what messages call the array, in the plural ("keys"). Throws Error(kUnsupported) for
+// another device, number type, or gaps in the last dimension.
+View ViewOf(const AnyArray& array, const char* name);
+View ViewOf(const AnyBuffer& array, const char* name);
+// The same, and Error(kParameter) unless it has this shape; -1 stands for any length.
+View ViewOf(const AnyArray& array, const char* name, std::span<const int64_t> shape);
+View ViewOf(const AnyBuffer& array, const char* name, std::span<const int64_t> shape);
 
-// `name` is what messages call the array, in the plural ("keys"). Throws Error(kParameter) for what
-// is no array or may not be written to, Error(kUnsupported) for another device, number type, or
-// gaps in the last dimension.
-View ViewOf(nanobind::handle array, const char* name, Access access = Access::kRead);
-// Throws Error(kParameter) unless it has this shape; -1 stands for any length.
+// Of an object that people passed: Error(kParameter) if it is no array or may not be written to.
+enum class Access { kRead, kWrite };
+View ViewOf(nanobind::handle object, const char* name, Access access);
+
 void CheckShape(const View& view, const char* name, std::span<const int64_t> shape);
 void CheckFloats(const View& view, const char* name);  // f32, or Error(kUnsupported)
 
