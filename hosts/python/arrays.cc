@@ -33,15 +33,6 @@ std::string TypeName(nb::dlpack::dtype type) {
   return type.code < std::size(kCodes) ? kCodes[type.code] + bits : "a type of " + bits + " bits";
 }
 
-std::string Spelled(std::span<const int64_t> shape) {
-  std::string text = "[";
-  for (const int64_t length : shape) {
-    if (text.size() > 1) text += ", ";
-    text += length < 0 ? "any" : std::to_string(length);
-  }
-  return text + "]";
-}
-
 NumberType TypeOf(const AnyArray& array, const std::string& name) {
   if (array.dtype() == nb::dtype<float>()) return NumberType::kF32;
   if (array.dtype() == nb::dlpack::dtype{2, 16, 1}) return NumberType::kF16;
@@ -53,12 +44,6 @@ NumberType TypeOf(const AnyArray& array, const std::string& name) {
 // What cannot be had as an array says why.
 [[noreturn]] void Refuse(nb::handle object, const std::string& name, Access access) {
   const std::string type = nb::type_name(object.type()).c_str();
-  if (nb::getattr(object, "requires_grad", nb::none()).is(nb::handle(Py_True))) {
-    throw Error(ErrorCode::kParameter, name +
-                                           " are a tensor that requires a gradient, and codes "
-                                           "have none; pass " +
-                                           name + ".detach()");
-  }
   if (access == Access::kWrite) {
     throw Error(ErrorCode::kParameter,
                 name + " are a " + type +
@@ -134,11 +119,27 @@ View ViewOf(const AnyBuffer& array, const char* name, std::span<const int64_t> s
 }
 
 View ViewOf(nb::handle object, const char* name, Access access) {
+  if (nb::getattr(object, "requires_grad", nb::none()).is(nb::handle(Py_True))) {
+    const std::string what(name);
+    throw Error(ErrorCode::kParameter, what +
+                                           " are a tensor that requires a gradient, and codes "
+                                           "have none; pass " +
+                                           what + ".detach()");
+  }
   AnyArray array;
   AnyBuffer buffer;
   if (access == Access::kRead && nb::try_cast(object, array, false)) return ViewOf(array, name);
   if (access == Access::kWrite && nb::try_cast(object, buffer, false)) return ViewOf(buffer, name);
   Refuse(object, name, access);
+}
+
+std::string Spelled(std::span<const int64_t> shape) {
+  std::string text = "[";
+  for (const int64_t length : shape) {
+    if (text.size() > 1) text += ", ";
+    text += length < 0 ? "any" : std::to_string(length);
+  }
+  return text + "]";
 }
 
 void CheckShape(const View& view, const char* name, std::span<const int64_t> shape) {

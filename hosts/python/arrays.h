@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "polarquant/sequence_cache.h"
@@ -41,6 +42,7 @@ View ViewOf(const AnyBuffer& array, const char* name, std::span<const int64_t> s
 enum class Access { kRead, kWrite };
 View ViewOf(nanobind::handle object, const char* name, Access access);
 
+std::string Spelled(std::span<const int64_t> shape);  // "[2, any, 64]"
 void CheckShape(const View& view, const char* name, std::span<const int64_t> shape);
 void CheckFloats(const View& view, const char* name);  // f32, or Error(kUnsupported)
 

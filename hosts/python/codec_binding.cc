@@ -54,11 +54,10 @@ const std::byte* Checked(const PageCodec& codec, const ConstPages& pages, int64_
 // Rows or queries: [..., n, head_dim].
 View RowsOf(const PageCodec& codec, nb::handle array, const char* name, Access access) {
   View view = ViewOf(array, name, access);
-  std::vector<int64_t> shape = view.shape;
-  shape.resize(std::max<size_t>(shape.size(), 2), -1);
-  shape.back() = codec.format().head_dim();
-  CheckShape(view, name, shape);
-  return view;
+  const int head_dim = codec.format().head_dim();
+  if (view.ndim() >= 2 && view.shape.back() == head_dim) return view;
+  throw Error(ErrorCode::kParameter, std::string(name) + " have the shape " + Spelled(view.shape) +
+                                         ": it must be [..., n, " + std::to_string(head_dim) + "]");
 }
 
 Pages Encode(const PageCodec& codec, nb::handle array, int threads) {

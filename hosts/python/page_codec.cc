@@ -73,7 +73,8 @@ std::byte* RowAt(const View& view, int64_t leading, int64_t row) {
 template <typename Work>
 void ForEach(int64_t count, int num_threads, const Work& work) {
   std::exception_ptr thrown;
-#pragma omp parallel for num_threads(num_threads) schedule(dynamic)
+  const int team = static_cast<int>(std::clamp<int64_t>(count, 1, num_threads));
+#pragma omp parallel for num_threads(team) schedule(dynamic)
   for (int64_t i = 0; i < count; ++i) {
     try {
       work(i);
@@ -148,17 +149,13 @@ void PageCodec::Score(const View& queries, const std::byte* pages, float scale, 
   const int64_t head_dim = format_.head_dim(), floats_each = num_queries * head_dim;
   if (num_queries == 0) return;
   std::vector<float> plain(static_cast<size_t>(num_leading * floats_each));
-  ForEach(num_leading, num_threads, [&](int64_t leading) {
-    for (int64_t i = 0; i < num_queries; ++i) {
-      ToFloats(RowAt(queries, leading, i), queries.type, head_dim,
-               plain.data() + leading * floats_each + i * head_dim);
-    }
-  });
+  for (int64_t i = 0; i < num_leading * num_queries; ++i) {
+    ToFloats(RowAt(queries, i / num_queries, i % num_queries), queries.type, head_dim,
+             plain.data() + i * head_dim);
+  }
   std::vector<float> turned = plain;
-  ForEach(num_leading, num_threads, [&](int64_t leading) {
-    format_.MapQueries(turned.data() + leading * floats_each, static_cast<int>(num_queries));
-    format_.RotateQueries(turned.data() + leading * floats_each, static_cast<int>(num_queries));
-  });
+  format_.MapQueries(turned.data(), static_cast<int>(num_leading * num_queries));
+  format_.RotateQueries(turned.data(), static_cast<int>(num_leading * num_queries));
   scale *= static_cast<float>(format_.scheme().sharpen) / 100.0f;
   ForEach(num_leading * pages_each, num_threads, [&](int64_t page) {
     const int64_t leading = page / pages_each;
