@@ -4,6 +4,7 @@
 
 #include "bench.h"
 #include "polarquant/attention.h"
+#include "polarquant/cell_store.h"
 
 namespace polarquant::bench {
 namespace {

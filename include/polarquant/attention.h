@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stage 6 and 7, attend and un-rotate: softmax(q K^T) V over the cells of the keys and the values of
-// a cell store or a sequence cache, computed on the compressed pages.
+// Stage 6 and 7, attend and un-rotate: softmax(q K^T) V over the cells of the keys and the values
+// of a cell store or a sequence cache, computed on the compressed pages.
 //
 //   logit = softcap( scale * <q, k_cell> ) + slope(head) * mask[query][cell]
 //   softcap(x) = c * tanh(x / c) if c != 0, else x;   mask of -inf hides the cell
@@ -35,7 +35,7 @@ struct AttentionCall {
   int64_t mask_stride = 0;  // f16 values
   // Query n does not see the last num_queries - 1 - n cells, whatever the mask says.
   bool causal = false;
-  const float* sinks = nullptr;    // [num_q_heads] or null
+  const float* sinks = nullptr;  // [num_q_heads] or null
 
   float scale = 1.0f;
   float softcap = 0.0f;

@@ -23,39 +23,12 @@
 #include <vector>
 
 #include "polarquant/key_profile.h"
-#include "polarquant/page.h"
+#include "polarquant/paged_rows.h"
 #include "polarquant/scheme.h"
 
 namespace polarquant {
 
-struct MemoryUse {
-  // Bytes resident now.
-  size_t exact_bytes = 0;   // exact rows (window, sinks, open pages), in whole OS pages
-  size_t code_bytes = 0;    // codes and scales of closed pages
-  size_t header_bytes = 0;  // statistics of closed pages
-  size_t bookkeeping_bytes = 0;
-  size_t total() const { return exact_bytes + code_bytes + header_bytes + bookkeeping_bytes; }
-  // For comparison and for true bits a value.
-  int64_t filled_cells = 0;  // cells written and not cleared
-  int64_t exact_cells = 0;   // of them, those read from an exact copy
-  size_t f16_bytes = 0;      // what the filled cells would take in 16 bit
-  MemoryUse& operator+=(const MemoryUse& other);
-};
-
-class RotatingCentre;  // math/rotating_centre.h
-
-// One page of one kv_head as attention reads it.
-struct PageView {
-  const std::byte* page = nullptr;  // encoded page, null while the page is open (all rows exact)
-  bool mixed = false;               // rows of several headers: decode with DecodeCells only
-  // Cells with an exact copy, which wins over the codes: slot s is word s/64, bit s%64.
-  uint64_t exact[kMaxPageTokens / 64] = {};
-  // With a rotating centre: slot s has position positions[s], or first_position + s if null.
-  const int32_t* positions = nullptr;
-  int32_t first_position = 0;
-};
-
-class CellStore {
+class CellStore final : public PagedRows {
  public:
   struct Config {
     Scheme scheme;
@@ -76,17 +49,17 @@ class CellStore {
   // the OS page, owned by the caller and outliving the store, whose pages the store hands back
   // with madvise; null lets the store map its own. Throws Error.
   explicit CellStore(const Config& config, std::byte* exact_range = nullptr);
-  ~CellStore();
+  ~CellStore() override;
   CellStore(const CellStore&) = delete;
   CellStore& operator=(const CellStore&) = delete;
 
   static size_t exact_range_bytes(const Config& config);
 
   const Config& config() const;
-  // Sizes are the same for all kv_heads.
-  const PageFormat& format(int kv_head = 0) const;
-  // Whether the scheme stores the exact f16 rows and nothing ever closes.
-  bool exact_only() const;
+  const Shape& shape() const override;
+  int64_t num_cells() const override;
+  const PageFormat& format(int kv_head = 0) const override;
+  bool exact_only() const override;
 
   // Writes rows: `rows` [cells.size()] at row_stride floats apart, each num_kv_heads * head_dim
   // f32, rounded to f16 (NaN to 0, infinities and overflow to +-65504). Cells must be distinct and
@@ -115,10 +88,8 @@ class CellStore {
   // Copies rows bit-exactly from a store of equal config (their cells map one to one).
   void CopyFrom(const CellStore& other, int64_t first, int64_t count);
 
-  // The row as attention sees it, num_kv_heads * head_dim f32 (zeros if never written).
-  void ReadRow(int64_t cell, float* row) const;
-  // Rows of one kv_head of one page, [page_tokens][head_dim] f32, wherever they live.
-  void DecodeCells(int64_t page, int kv_head, float* rows) const;
+  void ReadRow(int64_t cell, float* row) const override;
+  void DecodeCells(int64_t page, int kv_head, float* rows) const override;
 
   // Saved rows take exactly saved_row_bytes() = num_kv_heads * head_dim * 2 bytes: exact rows as
   // they are, coded rows as a marked record with the page's header, so that a load restores the
@@ -132,10 +103,9 @@ class CellStore {
 
   // For attention.
   int64_t num_pages() const;
-  const RotatingCentre* centre(int kv_head) const;  // null without one
-  PageView View(int64_t page, int kv_head) const;
+  const RotatingCentre* centre(int kv_head) const override;
+  PageView View(int64_t page, int kv_head) const override;
   const uint16_t* exact_rows() const;  // f16, the range described above
-  int64_t exact_row_stride() const;    // num_kv_heads * head_dim
 
   MemoryUse memory() const;
 

@@ -104,15 +104,11 @@ void SlopesOf(const AttentionCall& call, std::vector<float>* slopes) {
   }
 }
 
-void Attend(const AttentionCall& call, int num_threads) {
-  CheckCall(call);
-  if (num_threads < 1) {
-    throw Error(ErrorCode::kParameter,
-                "num_threads is " + std::to_string(num_threads) + "; give at least 1");
-  }
-  if (call.num_queries == 0) return;
+namespace {
+
+void AttendUnderMask(const AttentionCall& call, int num_threads) {
   const Kernels& kernels = ActiveKernels();
-  const int num_kv_heads = call.keys->config().num_kv_heads;
+  const int num_kv_heads = call.keys->shape().num_kv_heads;
   const int group = call.num_q_heads / num_kv_heads;
   const int queries_per_block = std::max(1, kRowsPerUnit / group);
   thread_local std::vector<float> slopes;
@@ -136,6 +132,52 @@ void Attend(const AttentionCall& call, int num_threads) {
   }
   const Team team = {setup, plan, planned, partials.data()};
   Parallel(num_threads, [&](int thread, int size) { team.Work(thread, size); });
+}
+
+// A block of queries at a time, with a mask of its own: cells after the block are not looked at.
+void AttendCausally(const AttentionCall& call, int num_threads) {
+  constexpr int kQueries = 512;
+  constexpr uint16_t kHidden = 0xfc00;
+  thread_local std::vector<uint16_t> mask;
+  for (int first = 0; first < call.num_queries; first += kQueries) {
+    AttentionCall block = call;
+    block.num_queries = std::min(kQueries, call.num_queries - first);
+    const int after = call.num_queries - first - block.num_queries;
+    block.num_cells = call.num_cells - after;
+    block.queries += first * call.query_stride;
+    block.output += first * call.output_stride;
+    if (call.lse != nullptr) block.lse += static_cast<int64_t>(first) * call.num_q_heads;
+    if (call.mask != nullptr) block.mask += first * call.mask_stride;
+    if (block.num_queries > 1) {
+      const int64_t columns = block.num_cells - call.first_cell;
+      mask.assign(static_cast<size_t>(block.num_queries * columns), 0);
+      for (int n = 0; n < block.num_queries; ++n) {
+        uint16_t* row = mask.data() + n * columns;
+        const int64_t seen = columns - (block.num_queries - 1 - n);
+        if (call.mask != nullptr) std::copy_n(block.mask + n * call.mask_stride, seen, row);
+        std::fill(row + seen, row + columns, kHidden);
+      }
+      block.mask = mask.data();
+      block.mask_stride = columns;
+    }
+    AttendUnderMask(block, num_threads);
+  }
+}
+
+}  // namespace
+
+void Attend(const AttentionCall& call, int num_threads) {
+  CheckCall(call);
+  if (num_threads < 1) {
+    throw Error(ErrorCode::kParameter,
+                "num_threads is " + std::to_string(num_threads) + "; give at least 1");
+  }
+  if (call.num_queries == 0) return;
+  if (call.causal) {
+    AttendCausally(call, num_threads);
+  } else {
+    AttendUnderMask(call, num_threads);
+  }
 }
 
 std::vector<int64_t> SinksOfMask(const uint16_t* mask, int64_t mask_stride, int num_queries,

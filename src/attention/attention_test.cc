@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "cache/random_profile.h"
+#include "polarquant/cell_store.h"
 #include "polarquant/error.h"
 #include "util/half.h"
 

@@ -165,9 +165,9 @@ float HeadBlock::SoftmaxRow(int row, std::span<const PageWork> pages) {
   float max = kHidden;
   for (size_t p = 0; p < pages.size(); ++p) {
     const PageWork& work = pages[p];
-    const uint16_t* mask =
-        work.masked ? call.mask + at.query * call.mask_stride + work.page * page_tokens + work.begin
-                    : nullptr;
+    const uint16_t* mask = work.masked ? call.mask + at.query * call.mask_stride +
+                                             work.page * page_tokens + work.begin - call.first_cell
+                                       : nullptr;
     max = std::max(max,
                    kernels.shape_logits(logits + static_cast<int64_t>(p) * page_tokens + work.begin,
                                         work.end - work.begin, call.scale, call.softcap,

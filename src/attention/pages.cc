@@ -21,7 +21,8 @@ struct TileRange {
 };
 TileRange TilesOf(const Side& side, const PageWork& work) {
   if (side.store->format().scale_blocks() != 1) return {0, side.page_tokens};
-  return {work.begin, (work.end + kTileTokens - 1) / kTileTokens * kTileTokens};
+  return {work.begin / kTileTokens * kTileTokens,
+          (work.end + kTileTokens - 1) / kTileTokens * kTileTokens};
 }
 
 const std::byte* CodesAt(const Side& side, const std::byte* page, int slot) {
@@ -34,9 +35,7 @@ const uint16_t* ScalesAt(const Side& side, const std::byte* page, int slot) {
 }
 
 const uint16_t* ExactRowAt(const Side& side, const PageRef& page, int slot) {
-  return side.store->exact_rows() +
-         (page.work.page * side.page_tokens + slot) * side.store->exact_row_stride() +
-         static_cast<int64_t>(page.kv_head) * side.head_dim;
+  return page.view.exact_rows + slot * side.store->exact_row_stride();
 }
 
 int64_t Ahead(const PageRef& page) { return page.next == nullptr ? 0 : page.next - page.view.page; }
@@ -95,23 +94,23 @@ const TileKernels* TilesFor(const Kernels& kernels, const Codec& codec) {
   return tiles != nullptr && tiles->score != nullptr ? tiles : nullptr;
 }
 
-Side::Side(const Kernels& with, const CellStore& of)
+Side::Side(const Kernels& with, const PagedRows& of)
     : kernels(&with),
       store(&of),
-      codec(CodecNamed(of.config().scheme.codec)),
+      codec(CodecNamed(of.shape().scheme.codec)),
       tiles(TilesFor(with, *codec)),
-      head_dim(of.config().head_dim),
-      page_tokens(of.config().page_tokens),
+      head_dim(of.shape().head_dim),
+      page_tokens(of.shape().page_tokens),
       codes(!of.exact_only()),
-      rotated(codes && of.config().scheme.rotate),
-      sharpen(static_cast<float>(of.config().scheme.sharpen) / 100.0f),
+      rotated(codes && of.shape().scheme.rotate),
+      sharpen(static_cast<float>(of.shape().scheme.sharpen) / 100.0f),
       mapped(codes &&
-             (of.config().scheme.normalisation.balance || of.config().scheme.normalisation.dense)) {
+             (of.shape().scheme.normalisation.balance || of.shape().scheme.normalisation.dense)) {
   if (codec->info.name == "q8_0") decode = with.decode_q8_0;
   if (codec->info.name == "q4_0") decode = with.decode_q4_0;
 }
 
-bool Side::centred() const { return codes && store->config().scheme.normalisation.center; }
+bool Side::centred() const { return codes && store->shape().scheme.normalisation.center; }
 
 int64_t ScratchFloats(const Side& keys, const Side& values, int rows) {
   const int64_t decoded =

@@ -9,14 +9,14 @@
 #include "attention/plan.h"
 #include "codecs/codec.h"
 #include "kernels/kernels.h"
-#include "polarquant/cell_store.h"
+#include "polarquant/paged_rows.h"
 
 namespace polarquant {
 
 // The keys or the values of a call and how their codes are read.
 struct Side {
   const Kernels* kernels = nullptr;
-  const CellStore* store = nullptr;
+  const PagedRows* store = nullptr;
   const Codec* codec = nullptr;
   const TileKernels* tiles = nullptr;  // null: codes are decoded to f32 rows
   void (*decode)(const std::byte* records, int count, int head_dim, float* rows) = nullptr;
@@ -27,7 +27,7 @@ struct Side {
   float sharpen = 1.0f;  // what logits of codes are multiplied by
   bool mapped = false;   // and queries are mapped first, against what keys were mapped by
 
-  Side(const Kernels& with, const CellStore& of);
+  Side(const Kernels& with, const PagedRows& of);
   bool centred() const;
 };
 

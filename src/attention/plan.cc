@@ -51,7 +51,8 @@ void Plan::Reset(const AttentionCall& call, int page_tokens, int num_kv_heads,
     block.first = static_cast<int>(queries * b / num_blocks_);
     block.count = static_cast<int>(queries * (b + 1) / num_blocks_) - block.first;
     block.pages.clear();
-    block.pages.reserve(static_cast<size_t>((call.num_cells + page_tokens - 1) / page_tokens));
+    block.pages.reserve(static_cast<size_t>((call.num_cells + page_tokens - 1) / page_tokens -
+                                            call.first_cell / page_tokens));
   }
   first_item_.reserve(static_cast<size_t>(num_blocks_) + 1);
   parts_done_.assign(static_cast<size_t>(num_units()), 0);
@@ -60,23 +61,26 @@ void Plan::Reset(const AttentionCall& call, int page_tokens, int num_kv_heads,
 void Plan::ReadMask(const AttentionCall& call, int index) {
   QueryBlock& block = blocks_[static_cast<size_t>(index)];
   const int64_t num_pages = (call.num_cells + page_tokens_ - 1) / page_tokens_;
-  for (int64_t page = 0; page < num_pages; ++page) {
-    const int64_t first_cell = page * page_tokens_;
+  for (int64_t page = call.first_cell / page_tokens_; page < num_pages; ++page) {
+    const int64_t before = page * page_tokens_ - call.first_cell;  // columns of the mask
+    const int first = static_cast<int>(std::max<int64_t>(-before, 0));
     const int count =
-        static_cast<int>(std::min<int64_t>(page_tokens_, call.num_cells - first_cell));
-    PageWork work = {page, 0, count, false};
+        static_cast<int>(std::min<int64_t>(page_tokens_, call.num_cells - page * page_tokens_));
+    PageWork work = {page, first, count, false};
     if (call.mask != nullptr) {
       int begin = -1, end = 0;
-      for (int tile = 0; tile < count; tile += kTileTokens) {
+      for (int slot = first; slot < count;) {
         Seen seen;
-        const int cells = std::min(kTileTokens, count - tile);
+        const int next = std::min((slot / kTileTokens + 1) * kTileTokens, count);
         for (int n = block.first; n < block.first + block.count; ++n) {
-          LookAt(call.mask + n * call.mask_stride + first_cell + tile, cells, &seen);
+          LookAt(call.mask + n * call.mask_stride + before + slot, next - slot, &seen);
         }
-        if (!seen.any) continue;
-        if (begin < 0) begin = tile;
-        work.masked = work.masked || seen.masked || (end > 0 && end != tile);
-        end = tile + cells;
+        if (seen.any) {
+          if (begin < 0) begin = slot;
+          work.masked = work.masked || seen.masked || (end > 0 && end != slot);
+          end = next;
+        }
+        slot = next;
       }
       if (begin < 0) continue;
       work.begin = begin;

@@ -16,7 +16,7 @@
 
 namespace polarquant {
 
-// Slots [begin, end) of a page; begin is a multiple of 64.
+// Slots [begin, end) of a page; begin is a multiple of 64 except where a call begins.
 struct PageWork {
   int64_t page;
   int begin, end;

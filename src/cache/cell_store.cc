@@ -9,6 +9,7 @@
 
 #include "cache/cell_store_impl.h"
 #include "cache/half_rows.h"
+#include "cache/row_formats.h"
 #include "polarquant/codec.h"
 #include "polarquant/error.h"
 #include "util/parallel.h"
@@ -16,66 +17,11 @@
 namespace polarquant {
 namespace {
 
-// Below this many values a second thread costs more than it brings.
-constexpr size_t kValuesPerThread = 16384;
-
-void CheckValue(const char* name, int64_t value, int64_t low, int64_t high) {
-  if (value >= low && value <= high) return;
-  throw Error(ErrorCode::kParameter, std::string(name) + " is " + std::to_string(value) +
-                                         "; it must be between " + std::to_string(low) + " and " +
-                                         std::to_string(high));
-}
-
 const CellStore::Config& Checked(const CellStore::Config& config) {
-  CheckValue("num_kv_heads", config.num_kv_heads, 1, 65536);
+  CheckLimits(config.num_kv_heads, config.window_tokens, config.sink_tokens);
   CheckValue("num_cells", config.num_cells, 1, int64_t{1} << 32);
-  CheckValue("window_tokens", config.window_tokens, 0, 65536);
-  CheckValue("sink_tokens", config.sink_tokens, 0, 1024);
   CheckValue("max_partial_pages", config.max_partial_pages, 0, std::numeric_limits<int>::max());
   return config;
-}
-
-bool KeepsExactRows(const Scheme& scheme) {
-  return scheme.codec == "f16" && !scheme.normalisation.any() && !scheme.rotate;
-}
-
-std::vector<PageFormat> FormatsOf(const CellStore::Config& config) {
-  const auto head_dim = static_cast<size_t>(std::max(config.head_dim, 0));
-  std::vector<PageFormat> formats;
-  const Normalisation& normalisation = config.scheme.normalisation;
-  if (!normalisation.needs_profile()) {
-    formats.emplace_back(config.scheme, config.role, config.head_dim, config.page_tokens);
-    return formats;
-  }
-  const KeyProfile* profile = config.profile.get();
-  if (profile != nullptr) profile->Check(config.num_kv_heads, config.head_dim);
-  const bool known = profile != nullptr && (!normalisation.balance || !profile->balance.empty()) &&
-                     (!normalisation.rope || !profile->mean.empty()) &&
-                     (!normalisation.dense || !profile->dense.empty());
-  if (!known) {
-    throw Error(ErrorCode::kParameter,
-                "scheme " + config.scheme.ToString() +
-                    " needs the model's profile, which says how its keys are " +
-                    (normalisation.rope    ? "centred"
-                     : normalisation.dense ? "mapped"
-                                           : "balanced") +
-                    "; make one with `polarquant tune" + (normalisation.dense ? " --dense`" : "`"));
-  }
-  if (normalisation.rope && profile->rope.dims > 0 && profile->rope.frequencies.empty()) {
-    throw Error(ErrorCode::kParameter, "scheme " + config.scheme.ToString() +
-                                           " needs the frequencies of RoPE, which the host did "
-                                           "not say; use " +
-                                           config.scheme.codec + ":balanced");
-  }
-  for (size_t head = 0; head < static_cast<size_t>(config.num_kv_heads); ++head) {
-    const auto part = [&](std::span<const float> all, size_t size) {
-      return all.empty() ? all : all.subspan(head * size, size);
-    };
-    const KeyMap map = {part(profile->balance, head_dim), part(profile->dense, head_dim * head_dim),
-                        part(profile->dense_inverse, head_dim * head_dim)};
-    formats.emplace_back(config.scheme, config.role, config.head_dim, config.page_tokens, map);
-  }
-  return formats;
 }
 
 std::vector<RotatingCentre> CentresOf(const CellStore::Config& config) {
@@ -91,20 +37,11 @@ std::vector<RotatingCentre> CentresOf(const CellStore::Config& config) {
 
 }  // namespace
 
-MemoryUse& MemoryUse::operator+=(const MemoryUse& other) {
-  exact_bytes += other.exact_bytes;
-  code_bytes += other.code_bytes;
-  header_bytes += other.header_bytes;
-  bookkeeping_bytes += other.bookkeeping_bytes;
-  filled_cells += other.filled_cells;
-  exact_cells += other.exact_cells;
-  f16_bytes += other.f16_bytes;
-  return *this;
-}
-
 CellStore::Impl::Impl(const Config& checked, std::byte* exact_memory)
     : config(checked),
-      formats(FormatsOf(checked)),
+      shape{checked.scheme, checked.role, checked.head_dim, checked.num_kv_heads,
+            checked.page_tokens},
+      formats(FormatsOf(shape, checked.profile.get())),
       centres(CentresOf(checked)),
       format(formats.front()),
       exact_only(KeepsExactRows(checked.scheme)),
@@ -262,6 +199,8 @@ size_t CellStore::exact_range_bytes(const Config& config) {
 }
 
 const CellStore::Config& CellStore::config() const { return impl_->config; }
+const PagedRows::Shape& CellStore::shape() const { return impl_->shape; }
+int64_t CellStore::num_cells() const { return impl_->config.num_cells; }
 const PageFormat& CellStore::format(int kv_head) const {
   return impl_->FormatOf(static_cast<size_t>(kv_head));
 }
@@ -270,7 +209,6 @@ const RotatingCentre* CellStore::centre(int kv_head) const {
 }
 bool CellStore::exact_only() const { return impl_->exact_only; }
 int64_t CellStore::num_pages() const { return impl_->num_pages; }
-int64_t CellStore::exact_row_stride() const { return static_cast<int64_t>(impl_->row_values); }
 const uint16_t* CellStore::exact_rows() const { return impl_->ExactRow(0); }
 MemoryUse CellStore::memory() const { return impl_->Memory(); }
 void CellStore::Settle(int num_threads) { impl_->Settle(num_threads); }
@@ -347,9 +285,11 @@ void CellStore::DecodeCells(int64_t page, int kv_head, float* rows) const {
 
 PageView CellStore::View(int64_t page, int kv_head) const {
   PageView view;
+  const auto head = static_cast<size_t>(kv_head);
+  view.exact_rows = impl_->ExactRow(impl_->CellOf(page, 0)) + head * impl_->head_dim;
   const PageState* state = impl_->Find(page);
   if (state == nullptr) return view;
-  if (state->has_codes) view.page = impl_->Codes(page, static_cast<size_t>(kv_head));
+  if (state->has_codes) view.page = impl_->Codes(page, head);
   view.mixed = state->mixed != nullptr;
   std::copy(std::begin(state->exact.words), std::end(state->exact.words), view.exact);
   if (state->positions) {

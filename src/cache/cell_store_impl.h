@@ -39,6 +39,7 @@ struct CellStore::Impl {
 
   // ---- Shapes.
   const Config config;
+  const Shape shape;                          // the same, as attention asks for it
   const std::vector<PageFormat> formats;      // one for all kv_heads, or one each with `balance`
   const std::vector<RotatingCentre> centres;  // of the kv_heads, or none
   const PageFormat& format;                   // for sizes
