@@ -85,7 +85,7 @@ View ViewOf(const AnyArray& array, const char* name) {
     view.shape.push_back(static_cast<int64_t>(array.shape(i)));
     view.strides.push_back(array.stride(i));
   }
-  if (array.ndim() > 0 && view.shape.back() > 1 && view.strides.back() != 1) {
+  if (array.size() > 0 && array.ndim() > 0 && view.shape.back() > 1 && view.strides.back() != 1) {
     throw Error(ErrorCode::kUnsupported, what + " have a last dimension with stride " +
                                              std::to_string(view.strides.back()) +
                                              ": values of a row must be neighbours; make a "
@@ -98,7 +98,7 @@ View ViewOf(const AnyArray& array, const char* name) {
 View ViewOf(const AnyBuffer& array, const char* name) {
   View view = ViewOf(AnyArray(array), name);
   for (size_t i = 0; i < view.shape.size(); ++i) {
-    if (view.strides[i] != 0 || view.shape[i] <= 1) continue;
+    if (view.strides[i] != 0 || view.shape[i] <= 1 || array.size() == 0) continue;
     throw Error(ErrorCode::kParameter,
                 std::string(name) + " repeat the same memory along dimension " + std::to_string(i) +
                     ": what is written to must be an array of its own");

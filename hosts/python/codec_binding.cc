@@ -165,10 +165,11 @@ void BindCodec(nb::module_& module) {
                     const std::vector<float>&>(),
            "scheme"_a, "role"_a, "head_dim"_a, "page_tokens"_a, "balance"_a, "dense"_a)
       .def("facts", &Facts, "The canonical scheme, and its sizes.")
-      .def("encode", &Encode, "rows"_a, "threads"_a, "Pages of rows [..., n, head_dim].")
-      .def("decode", &Decode, "pages"_a.noconvert(), "out"_a, "threads"_a,
+      .def("encode", &Encode, "rows"_a.none(), "threads"_a, "Pages of rows [..., n, head_dim].")
+      .def("decode", &Decode, "pages"_a.noconvert(), "out"_a.none(), "threads"_a,
            "Rows [..., n, head_dim] of pages.")
-      .def("dot", &Dot, "queries"_a, "pages"_a.noconvert(), "logits"_a, "scale"_a, "threads"_a,
+      .def("dot", &Dot, "queries"_a.none(), "pages"_a.noconvert(), "logits"_a, "scale"_a,
+           "threads"_a,
            "Logits [..., m, n] of queries [..., m, head_dim] against the rows of pages.")
       .def("records", &Records, "pages"_a.noconvert(), "num_leading"_a, "num_rows"_a, "threads"_a,
            "Records [num_leading * num_rows, record_bytes] of the rows of pages.");
