@@ -7,8 +7,9 @@ import copy
 import pickle
 
 import numpy as np
-import polarquant
 import pytest
+
+import polarquant
 from conftest import codec_for, gaussian
 from polarquant import CorruptionError, Encoded, FormatError, ParameterError
 

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import numpy as np
-import polarquant
 import pytest
+
+import polarquant
 
 # scheme, role, head_dim, FNV-1a of the first page of the portable rows
 PAGES = [

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-import polarquant
 import pytest
+
+import polarquant
 
 
 def test_every_codec_is_named_with_its_facts():

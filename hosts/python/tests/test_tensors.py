@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from conftest import codec_for, gaussian
 from polarquant import ParameterError
 
