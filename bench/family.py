@@ -6,8 +6,9 @@
 
 Runs `polarquant perplexity` over a few caches at a time, each run with the 16-bit cache it compares
 with. Takes half an hour on two cores; --at-once N runs N at a time, with a share of the threads.
-Prints Markdown, sorted by the bits of closed pages, and writes what bench/plots.py divergence draws
-(after every run, so that a table cut short is still a table).
+Prints Markdown, sorted by the bits of closed pages, and writes what
+`python -m polarquant.plots divergence` draws (after every run, so that a table cut short is still a
+table).
 """
 
 import argparse

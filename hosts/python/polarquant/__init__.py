@@ -6,6 +6,8 @@
 """
 
 from polarquant._core import __version__, active_target
+from polarquant.codec import Codec
+from polarquant.encoded import Encoded
 from polarquant.errors import (
     CapacityError,
     CorruptionError,
@@ -16,16 +18,24 @@ from polarquant.errors import (
     ParameterError,
     UnsupportedError,
 )
+from polarquant.tables import CodecInfo, OptionInfo, SchemeInfo, codecs, schemes
 
 __all__ = [
     "CapacityError",
+    "Codec",
+    "CodecInfo",
     "CorruptionError",
+    "Encoded",
     "Error",
     "ErrorCode",
     "FormatError",
     "HostError",
+    "OptionInfo",
     "ParameterError",
+    "SchemeInfo",
     "UnsupportedError",
     "__version__",
     "active_target",
+    "codecs",
+    "schemes",
 ]
