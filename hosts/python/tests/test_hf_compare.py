@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from hf_models import llama, prompt, use  # noqa: E402
+
 from polarquant.hf import compare  # noqa: E402
 
 

@@ -10,8 +10,9 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-import polarquant  # noqa: E402
 from hf_models import WAYS, llama, logits, packed, prompt, stock, use  # noqa: E402
+
+import polarquant  # noqa: E402
 
 pytestmark = pytest.mark.contract
 
@@ -175,7 +176,9 @@ def test_the_way_may_change_while_the_cache_is_in_use():
     cache, parts = packed(model, "turbo4"), []
     for way, first, last in (("polarquant", 0, 300), ("sdpa", 300, 400), ("polarquant", 400, 500)):
         parts.append(logits(use(model, way), ids[:, first:last], cache, [last - first]))
-    torch.testing.assert_close(torch.cat(parts, dim=1)[:, :401], straight[:, :401], atol=0.02, rtol=0)
+    torch.testing.assert_close(
+        torch.cat(parts, dim=1)[:, :401], straight[:, :401], atol=0.02, rtol=0
+    )
 
 
 def test_auto_profile_takes_the_first_page_however_it_arrives():

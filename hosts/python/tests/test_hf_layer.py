@@ -10,8 +10,9 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-import polarquant  # noqa: E402
 from hf_models import SIZES  # noqa: E402
+
+import polarquant  # noqa: E402
 from polarquant.hf import PolarQuantCache, PolarQuantLayer  # noqa: E402
 
 pytestmark = pytest.mark.contract

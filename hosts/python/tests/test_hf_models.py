@@ -9,8 +9,9 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-import polarquant  # noqa: E402
 from hf_models import SIZES, logits, packed, prompt, small, stock, use  # noqa: E402
+
+import polarquant  # noqa: E402
 
 pytestmark = pytest.mark.contract
 
@@ -110,7 +111,11 @@ def test_a_model_of_sliding_layers_alone_is_refused():
     [
         (transformers.LlamaConfig(**SIZES), "halves", 64),
         (transformers.GptOssConfig(**SIZES), "halves", 64),
-        (transformers.CohereConfig(**{k: v for k, v in SIZES.items() if k != "head_dim"}), "adjacent", 64),
+        (
+            transformers.CohereConfig(**{k: v for k, v in SIZES.items() if k != "head_dim"}),
+            "adjacent",
+            64,
+        ),
         (transformers.GlmConfig(**SIZES, partial_rotary_factor=0.5), "adjacent", 32),
     ],
 )
@@ -128,5 +133,3 @@ def test_scales_move_between_the_orders_of_channels():
     assert halves.tolist() == [[0, 1, 2, 0, 1, 2, 9, 8]]
     assert torch.equal(permuted(halves, "halves", 6, "adjacent"), adjacent)
     assert torch.equal(permuted(halves, "halves", 6, "halves"), halves)
-
-

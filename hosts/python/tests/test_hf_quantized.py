@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The z-score scheme behind cache_implementation="quantized": the ten unit tests and the one
-end-to-end test of its proposal to transformers, with their thresholds, and how we are registered."""
+"""The z-score scheme behind cache_implementation="quantized": the ten unit tests and the
+end-to-end test of its proposal to transformers, with their thresholds, and our registration."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-import polarquant  # noqa: E402
 from hf_models import SIZES, llama, prompt, use  # noqa: E402
+
+import polarquant  # noqa: E402
 from polarquant.hf import PolarQuantLayer, register, unregister, zscore_cache  # noqa: E402
 
 pytestmark = pytest.mark.contract
@@ -195,9 +196,7 @@ def test_unregister_undoes_register():
 
 def test_other_caches_are_made_as_ever(registered):
     model = use(llama(), "sdpa")
-    out = model.generate(
-        prompt(5), max_new_tokens=2, return_dict_in_generate=True, do_sample=False
-    )
+    out = model.generate(prompt(5), max_new_tokens=2, return_dict_in_generate=True, do_sample=False)
     assert type(out.past_key_values) is transformers.DynamicCache
     with pytest.raises(ValueError, match="Passing both"):
         model.generate(

@@ -124,9 +124,7 @@ def _check_step(step: Step, dropout: float, sliding_window: int | None) -> None:
         )
 
 
-def _check_mask(
-    mask: torch.Tensor | None, query: torch.Tensor, num_keys: int, ours: bool
-) -> None:
+def _check_mask(mask: torch.Tensor | None, query: torch.Tensor, num_keys: int, ours: bool) -> None:
     if mask is None or not ours:
         return
     wanted = (query.shape[2], num_keys)

@@ -122,7 +122,9 @@ class Way:
 
 
 @torch.no_grad()
-def teacher_forced(model: Any, ids: torch.Tensor, cache: Any, chunk: int, name: str) -> torch.Tensor:
+def teacher_forced(
+    model: Any, ids: torch.Tensor, cache: Any, chunk: int, name: str
+) -> torch.Tensor:
     """Log-probabilities [tokens, vocabulary] in 16 bit."""
     parts, started = [], time.monotonic()
     for first in range(0, ids.shape[1], chunk):

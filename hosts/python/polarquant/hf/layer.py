@@ -88,9 +88,7 @@ class PolarQuantLayer(CacheLayerMixin):
         batch, heads, _, head_dim = key_states.shape
         setup = self.setup
         if self.needs_balance and self.balance is None and setup.profile is not None:
-            self.balance = setup.profile.of(
-                setup.layer, heads, head_dim, setup.rope(head_dim)[0]
-            )
+            self.balance = setup.profile.of(setup.layer, heads, head_dim, setup.rope(head_dim)[0])
         self.dtype = key_states.dtype
         self.rows = [
             Row(
@@ -316,9 +314,7 @@ class PolarQuantLayer(CacheLayerMixin):
             out[:, : row.pad] = 0
             held = self.length - row.pad
             if held > 0:
-                row.cache.read(
-                    role, 0, held, out[:, row.pad : self.length], self.setup.threads()
-                )
+                row.cache.read(role, 0, held, out[:, row.pad : self.length], self.setup.threads())
         if new is not None:
             decoded[:, :, self.length :] = new.detach()
             return without_gradient(decoded.to(new.dtype), new)
@@ -342,5 +338,3 @@ class PolarQuantLayer(CacheLayerMixin):
 
 def _rows(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
-
-
