@@ -56,6 +56,7 @@ export PQ_TEST_MODEL=$MODEL
 elsewhere=$(mktemp -d)
 trap 'rm -rf "$elsewhere"' EXIT
 cd "$elsewhere"
+export OMP_WAIT_POLICY=passive  # two of everything on a busy machine: nobody should spin
 pytest=("$python" -m pytest -c "$ROOT/pyproject.toml" --rootdir "$tests" -p no:cacheprovider -q
   "$tests" "$@")
 say 'tests (Python)'
