@@ -8,7 +8,8 @@
 Runs `polarquant perplexity` over a few caches at a time, each run with the 16-bit cache it compares
 with. Takes half an hour on two cores; --at-once N runs N at a time, with a share of the threads.
 Prints Markdown, sorted by the bits of closed pages, and writes what bench/plots.py divergence draws
-(after every run, so that a table cut short is still a table).
+(after every run, so that a table cut short is still a table). What FILE has already, of the same
+model and context, is not measured again.
 
 --show measures nothing. Of the files of one or more models, with one or more windows, it prints a
 table a model, the Pareto fronts of KL against bits, and what is best at most so many bits: of all
@@ -28,6 +29,12 @@ import sys
 CACHES_OF_A_RUN = 12  # at most: each run measures the 16-bit cache again, twice
 STOCK = ["stock:q4_0", "stock:q8_0"]
 VALUES = "turbo4"  # beside codecs that store none
+# Keys need more bits than values.
+PAIRS = [f"{key}:balanced/{value}" for key, value in (
+    ("turbo3", "turbo2"), ("turbo4", "turbo2"), ("turbo4", "turbo3"), ("turbo5", "turbo3"),
+    ("mixed2.5", "mixed2"), ("mixed3", "mixed2"), ("mixed3", "mixed2.5"), ("mixed4", "mixed3"),
+    ("mixed4", "turbo3"), ("turbo4", "mixed3"), ("trellis3", "trellis2"), ("trellis4", "trellis2"),
+    ("trellis4", "trellis3"), ("q8_0", "turbo4"))]
 BUDGETS = (2, 2.5, 3, 3.5, 4, 4.5)  # bits a value
 FRONT_KL = 1  # beyond are answers that nobody wants
 
@@ -41,7 +48,7 @@ def call(program, *arguments):
 
 
 def caches(program):
-    """Every codec below 16 bits, and those that `schemes` lists balanced."""
+    """Every codec below 16 bits, those that `schemes` lists balanced, and unlike pairs."""
     names = []
     listed = call(program, "schemes", "--head-dim", 64)["schemes"]
     balanced = {each["name"] for each in listed if each["name"].endswith(":balanced")}
@@ -52,7 +59,7 @@ def caches(program):
         names.append(name if "values" in each["roles"] else f"{name}/{VALUES}")
         if f"{name}:balanced" in balanced or name == "q8_0":
             names.append(f"{name}:balanced/{name}")
-    return names
+    return names + PAIRS
 
 
 KNOWN_BITS = {}
@@ -223,6 +230,24 @@ def show_files(files, program):
                                                    for scheme in kv.split("/"))])
 
 
+def name_of(model):
+    return pathlib.Path(model).name
+
+
+def resumed(options):
+    """What --json has already, or None."""
+    file = pathlib.Path(options.json) if options.json else None
+    if not file or not file.exists():
+        return None
+    report = json.loads(file.read_text())
+    windows = {run["window"] for run in report["runs"]} - {None}
+    was = (report["model"], report["context"], report["chunks"], windows)
+    now = (name_of(options.model), options.ctx_size, options.chunks, {options.window})
+    if was != now:
+        sys.exit(f"family.py: {file} has {was}, not {now}: give another file")
+    return report
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -242,7 +267,12 @@ def main():
         return
     if not options.model or not options.file:
         parser.error("-m and -f are needed, or --show")
-    wanted = STOCK + caches(options.polarquant)
+    report = resumed(options)
+    done = {run["kv"] for run in report["runs"]} if report else set()
+    wanted = [kv for kv in STOCK + caches(options.polarquant) if kv not in done]
+    if not wanted:
+        show(report)
+        return
     waves = -(-len(wanted) // (CACHES_OF_A_RUN * options.at_once))
     runs = waves * options.at_once
     groups = [wanted[i::runs] for i in range(runs)]
@@ -257,10 +287,9 @@ def main():
         return report
 
     measure(["turbo4:balanced/turbo4"], 256, 1)  # makes the profile and the expanded weights, once
-    report = {}
     with concurrent.futures.ThreadPoolExecutor(options.at_once) as pool:
         for run in concurrent.futures.as_completed([pool.submit(measure, g) for g in groups]):
-            report = report or dict(run.result(), runs=[], model=pathlib.Path(options.model).name)
+            report = report or dict(run.result(), runs=[], model=name_of(options.model))
             merge(report, run.result())
             if options.json:
                 add_page_bits(report, options.polarquant, options.head_dim)
