@@ -93,10 +93,8 @@ def draw_distortion(report, figure):
 
 def short(kv):
     """Balance is a star, and values of the same codec go without saying."""
-    keys, _, values = kv.partition("/")
-    if keys == f"{values}:balanced":
-        return f"{values}*"
-    return kv
+    keys, _, values = kv.replace(":balanced", "*").partition("/")
+    return keys if values in ("", keys.rstrip("*")) else f"{keys}/{values}"
 
 
 def draw_divergence(report, figure):
