@@ -105,14 +105,15 @@ class SequenceCache {
   static MemoryUse MemoryOf(std::span<const SequenceCache* const> caches);
 
  private:
-  friend class SequenceFile;
+  friend struct SequenceFile;
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
 
 // Several caches (the layers and sequences of a model) in one file, with a text of the host's own.
-// Pages that caches share are stored once and shared again. FORMAT.md gives every byte; a checksum
-// covers all of it. The file is written beside its place and renamed: a crash leaves the old one.
+// Pages and profiles that caches share are stored once and shared again. FORMAT.md gives every
+// byte; a checksum covers all of it. The file is written beside its place and renamed: a crash
+// leaves the old one.
 struct SavedSequences {
   std::string host;  // for instance JSON; not looked at
   std::vector<SequenceCache> caches;

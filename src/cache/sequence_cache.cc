@@ -151,7 +151,7 @@ MemoryUse SequenceCache::memory() const {
 
 MemoryUse SequenceCache::MemoryOf(std::span<const SequenceCache* const> caches) {
   MemoryUse use;
-  std::set<const SequencePage*> seen;
+  std::set<const void*> seen;
   for (const SequenceCache* cache : caches) {
     use += cache->impl_->keys.Memory(cache->impl_->first_token, &seen);
     use += cache->impl_->values.Memory(cache->impl_->first_token, &seen);

@@ -103,6 +103,10 @@ std::unique_ptr<SparseRange> SequenceRows::NewRows(const PageBits& slots,
 SequencePage& SequenceRows::Own(int64_t page) {
   std::shared_ptr<SequencePage>& shared = pages_[static_cast<size_t>(page)];
   if (shared.use_count() == 1) {
+    // use_count() orders nothing. Giving a reference back does: what the last other owner, perhaps
+    // on another thread, read of the page comes before what is written to it now.
+    std::shared_ptr<SequencePage> reference = shared;
+    reference.reset();
     shared->closed.reset();
     return *shared;
   }
@@ -331,7 +335,7 @@ void SequenceRows::Read(int64_t first, int64_t count, float* rows, int64_t row_s
   });
 }
 
-MemoryUse SequenceRows::Memory(int64_t first_token, std::set<const SequencePage*>* seen) const {
+MemoryUse SequenceRows::Memory(int64_t first_token, std::set<const void*>* seen) const {
   constexpr size_t kBlock = 16;  // what malloc adds to a block
   MemoryUse use;
   use.bookkeeping_bytes = sizeof(*this) + pages_.capacity() * sizeof(pages_[0]);
@@ -364,7 +368,9 @@ MemoryUse SequenceRows::Memory(int64_t first_token, std::set<const SequencePage*
                 static_cast<int>(std::min<int64_t>(num_cells() - first, shape_.page_tokens))))
             .Count();
   }
-  for (const PageFormat& each : *formats_) use.bookkeeping_bytes += each.map_bytes();
+  if (seen->insert(formats_.get()).second) {
+    for (const PageFormat& each : *formats_) use.bookkeeping_bytes += each.map_bytes();
+  }
   use.filled_cells = end_ - first_token;
   use.f16_bytes = static_cast<size_t>(use.filled_cells) * row_values() * sizeof(uint16_t);
   return use;

@@ -55,8 +55,8 @@ class SequenceRows final : public PagedRows {
   void Read(int64_t first, int64_t count, float* rows, int64_t row_stride, int64_t head_stride,
             int num_threads) const;
 
-  // Bytes of pages already in `seen` are left out.
-  MemoryUse Memory(int64_t first_token, std::set<const SequencePage*>* seen) const;
+  // Bytes of pages and formats already in `seen` are left out.
+  MemoryUse Memory(int64_t first_token, std::set<const void*>* seen) const;
 
   const Shape& shape() const override { return shape_; }
   int64_t num_cells() const override { return end_ - FirstCell(); }
@@ -73,7 +73,7 @@ class SequenceRows final : public PagedRows {
   int64_t FirstCell() const { return first_page_ * shape_.page_tokens; }
 
  private:
-  friend class SequenceFile;
+  friend struct SequenceFile;
 
   size_t row_values() const { return static_cast<size_t>(exact_row_stride()); }
   size_t codes_bytes() const {
