@@ -10,12 +10,12 @@ using namespace polarquant;
 using namespace polarquant::c;
 
 pq_status pq_sequence_cache_save(const char* path, const pq_sequence_cache* const* caches,
-                                 size_t count, const void* host, size_t host_bytes) {
+                                 size_t count, const char* host, size_t host_bytes) {
   return Guard([&] {
     Needed(path, "path");
     SavedSequences saved;
     if (host_bytes > 0) {
-      saved.host.assign(&Needed(static_cast<const char*>(host), "host"), host_bytes);
+      saved.host.assign(&Needed(host, "host"), host_bytes);
     }
     if (count > 0) Needed(caches, "caches");
     for (size_t i = 0; i < count; ++i) {  // forks: nothing is copied

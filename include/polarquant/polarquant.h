@@ -382,10 +382,10 @@ PQ_API pq_status pq_sequence_cache_memory(const pq_sequence_cache* cache, pq_mem
 PQ_API pq_status pq_sequence_cache_memory_of(const pq_sequence_cache* const* caches, size_t count,
                                              pq_memory_use* memory);
 
-/* Several caches in one file, with host_bytes of the host's own. The file is written beside its
- * place and renamed. Shared pages are stored once and shared again. */
+/* Several caches in one file, with host_bytes of UTF-8 text of the host's own. The file is written
+ * beside its place and renamed. Shared pages are stored once and shared again. */
 PQ_API pq_status pq_sequence_cache_save(const char* path, const pq_sequence_cache* const* caches,
-                                        size_t count, const void* host, size_t host_bytes);
+                                        size_t count, const char* host, size_t host_bytes);
 
 typedef struct pq_saved_sequences pq_saved_sequences; /* what a file held; immutable */
 /* PQ_ERROR_HOST if the file cannot be read, PQ_ERROR_FORMAT if it is no such file or of a version
