@@ -9,19 +9,40 @@
 using namespace polarquant;
 using namespace polarquant::c;
 
+namespace {
+
+SavedSequences SavedOf(const pq_sequence_cache* const* caches, size_t count, const char* host,
+                       size_t host_bytes) {
+  SavedSequences saved;
+  if (host_bytes > 0) saved.host.assign(&Needed(host, "host"), host_bytes);
+  if (count > 0) Needed(caches, "caches");
+  for (size_t i = 0; i < count; ++i) {  // forks: nothing is copied
+    saved.caches.push_back(Needed(caches[i], "a cache of caches").cache);
+  }
+  return saved;
+}
+
+}  // namespace
+
 pq_status pq_sequence_cache_save(const char* path, const pq_sequence_cache* const* caches,
                                  size_t count, const char* host, size_t host_bytes) {
   return Guard([&] {
     Needed(path, "path");
-    SavedSequences saved;
-    if (host_bytes > 0) {
-      saved.host.assign(&Needed(host, "host"), host_bytes);
+    SavedOf(caches, count, host, host_bytes).Save(path);
+  });
+}
+
+pq_status pq_sequence_cache_print(const pq_sequence_cache* const* caches, size_t count,
+                                  const char* host, size_t host_bytes, void* bytes, size_t capacity,
+                                  size_t* needed) {
+  return Guard([&] {
+    const std::string printed = SavedOf(caches, count, host, host_bytes).Print();
+    if (needed != nullptr) *needed = printed.size();
+    if (printed.size() > capacity) {
+      Refuse("capacity is " + std::to_string(capacity) + "; the caches take " +
+             std::to_string(printed.size()) + " bytes");
     }
-    if (count > 0) Needed(caches, "caches");
-    for (size_t i = 0; i < count; ++i) {  // forks: nothing is copied
-      saved.caches.push_back(Needed(caches[i], "a cache of caches").cache);
-    }
-    saved.Save(path);
+    printed.copy(&Needed(static_cast<char*>(bytes), "bytes"), printed.size());
   });
 }
 
@@ -29,6 +50,15 @@ pq_status pq_saved_sequences_load(const char* path, pq_saved_sequences** saved) 
   return Create(saved, "saved", [&] {
     return std::make_unique<pq_saved_sequences>(
         pq_saved_sequences{SavedSequences::Load(&Needed(path, "path"))});
+  });
+}
+
+pq_status pq_saved_sequences_parse(const void* bytes, size_t num_bytes,
+                                   pq_saved_sequences** saved) {
+  return Create(saved, "saved", [&] {
+    const char* text = &Needed(static_cast<const char*>(bytes), "bytes");
+    return std::make_unique<pq_saved_sequences>(
+        pq_saved_sequences{SavedSequences::Parse({text, num_bytes})});
   });
 }
 

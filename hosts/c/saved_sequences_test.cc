@@ -89,6 +89,23 @@ TEST(CSavedSequences, AreWhatCxxReads) {
   std::ifstream file(path.c_str(), std::ios::binary);
   const std::string bytes{std::istreambuf_iterator<char>(file), {}};
   EXPECT_EQ(bytes, expected.Print());
+
+  size_t needed = 0;
+  EXPECT_TRUE(Refused(PQ_ERROR_PARAMETER,
+                      pq_sequence_cache_print(caches, 1, "x", 1, nullptr, 0, &needed),
+                      {"capacity is 0", std::to_string(bytes.size()).c_str()}));
+  ASSERT_EQ(needed, bytes.size());
+  std::string printed(needed, '#');
+  ASSERT_TRUE(Ok(pq_sequence_cache_print(caches, 1, "x", 1, printed.data(), needed, nullptr)));
+  EXPECT_EQ(printed, bytes);
+  pq_saved_sequences* saved = nullptr;
+  ASSERT_TRUE(Ok(pq_saved_sequences_parse(printed.data(), needed, &saved)));
+  const SavedPtr owner(saved);
+  ExpectEqual(Taken(saved, 0).get(), twins.c.get());
+  EXPECT_TRUE(Refused(PQ_ERROR_CORRUPTION,
+                      pq_saved_sequences_parse(printed.data(), needed - 1, &saved), {"checksum"}));
+  EXPECT_EQ(saved, nullptr);
+  EXPECT_TRUE(Refused(PQ_ERROR_FORMAT, pq_saved_sequences_parse("", 0, &saved), {"begin"}));
 }
 
 TEST(CSavedSequences, OutliveTheirFileAndAreOutlivedByTheirCaches) {
@@ -195,6 +212,13 @@ TEST(CSavedSequences, RefuseCallsThatDoNotFit) {
   size_t size = 0;
   const char* host = nullptr;
   pq_sequence_cache* cache = nullptr;
+  parameter(pq_sequence_cache_print(caches, 2, nullptr, 0, &size, 8, nullptr), {"caches", "NULL"});
+  parameter(pq_sequence_cache_print(nullptr, 1, nullptr, 0, &size, 8, nullptr), {"caches"});
+  parameter(pq_sequence_cache_print(caches, 1, nullptr, 1, &size, 8, nullptr), {"host is NULL"});
+  parameter(pq_sequence_cache_print(caches, 1, nullptr, 0, nullptr, SIZE_MAX, nullptr),
+            {"bytes is NULL"});
+  parameter(pq_saved_sequences_parse(nullptr, 1, &fresh), {"bytes is NULL"});
+  parameter(pq_saved_sequences_parse("", 0, nullptr), {"saved is NULL"});
   parameter(pq_saved_sequences_load(nullptr, &fresh), {"path is NULL"});
   parameter(pq_saved_sequences_load(p, nullptr), {"saved is NULL"});
   parameter(pq_saved_sequences_count(nullptr, &size), {"saved is NULL"});

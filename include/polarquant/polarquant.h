@@ -387,10 +387,19 @@ PQ_API pq_status pq_sequence_cache_memory_of(const pq_sequence_cache* const* cac
 PQ_API pq_status pq_sequence_cache_save(const char* path, const pq_sequence_cache* const* caches,
                                         size_t count, const char* host, size_t host_bytes);
 
+/* The bytes of that file into bytes[capacity]. needed (may be NULL) becomes how many there are; if
+ * they are more than `capacity` that is PQ_ERROR_PARAMETER, and nothing is written. */
+PQ_API pq_status pq_sequence_cache_print(const pq_sequence_cache* const* caches, size_t count,
+                                         const char* host, size_t host_bytes, void* bytes,
+                                         size_t capacity, size_t* needed);
+
 typedef struct pq_saved_sequences pq_saved_sequences; /* what a file held; immutable */
 /* PQ_ERROR_HOST if the file cannot be read, PQ_ERROR_FORMAT if it is no such file or of a version
  * to come, PQ_ERROR_CORRUPTION if it is damaged. */
 PQ_API pq_status pq_saved_sequences_load(const char* path, pq_saved_sequences** saved);
+/* The same from the file's bytes. */
+PQ_API pq_status pq_saved_sequences_parse(const void* bytes, size_t num_bytes,
+                                          pq_saved_sequences** saved);
 PQ_API pq_status pq_saved_sequences_destroy(pq_saved_sequences* saved);
 PQ_API pq_status pq_saved_sequences_count(const pq_saved_sequences* saved, size_t* count);
 /* Both outputs live as long as `saved`. A terminator follows the bytes. */
