@@ -103,6 +103,10 @@ std::unique_ptr<SparseRange> SequenceRows::NewRows(const PageBits& slots,
 SequencePage& SequenceRows::Own(int64_t page) {
   std::shared_ptr<SequencePage>& shared = pages_[static_cast<size_t>(page)];
   if (shared.use_count() == 1) {
+    // use_count() orders nothing. Giving a reference back does: what the last other owner, perhaps
+    // on another thread, read of the page comes before what is written to it now.
+    std::shared_ptr<SequencePage> reference = shared;
+    reference.reset();
     shared->closed.reset();
     return *shared;
   }
