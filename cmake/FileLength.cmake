@@ -3,7 +3,8 @@
 cmake_minimum_required(VERSION 3.25)
 set(limit 600)
 file(GLOB_RECURSE files RELATIVE "${ROOT}" "${ROOT}/include/*" "${ROOT}/src/*" "${ROOT}/hosts/*"
-  "${ROOT}/bench/*" "${ROOT}/tests/*" "${ROOT}/scripts/*" "${ROOT}/cmake/*" "${ROOT}/*.md")
+  "${ROOT}/bench/*" "${ROOT}/examples/*" "${ROOT}/tests/*" "${ROOT}/scripts/*" "${ROOT}/cmake/*"
+  "${ROOT}/*.md")
 list(LENGTH files count)
 if(count LESS 20)
   message(FATAL_ERROR "only ${count} files under ${ROOT}: -DROOT must name the top of the tree")

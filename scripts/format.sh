@@ -6,5 +6,5 @@ cd "$ROOT"
 "$ROOT/scripts/packages.sh" tools
 mode=(-i)
 [[ ${1:-} == check ]] && mode=(--dry-run --Werror)
-find include src hosts bench tests -name '*.h' -o -name '*.cc' 2>/dev/null | sort |
-  xargs clang-format-14 "${mode[@]}"
+find include src hosts bench tests examples -name '*.h' -o -name '*.cc' -o -name '*.c' |
+  sort | xargs clang-format-14 "${mode[@]}"

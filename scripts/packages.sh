@@ -27,7 +27,8 @@ python3            | program python3
 python3-pip        | python3 -m pip --version
 ca-certificates    | test -e /etc/ssl/certs/ca-certificates.crt'
 test_set='
-libgtest-dev       | header gtest/gtest.h'
+libgtest-dev       | header gtest/gtest.h
+pkg-config         | program pkg-config'
 python_set='
 python3-venv       | python_venv
 python3-dev        | python_header'

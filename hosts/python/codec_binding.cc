@@ -21,8 +21,6 @@ namespace nb = nanobind;
 namespace polarquant::python {
 namespace {
 
-using nb::literals::operator""_a;
-
 // What pages are kept in: bytes [number of pages][page_bytes], aligned as the core wants them.
 using Pages = nb::ndarray<uint8_t, nb::numpy, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using ConstPages = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
@@ -158,20 +156,23 @@ nb::dict Facts(const PageCodec& codec) {
 
 void BindCodec(nb::module_& module) {
   module.def("codecs", &Table, "The table of codecs, a dict of facts each.");
-  module.def("empty_pages", &EmptyPages, "count"_a, "page_bytes"_a,
+  module.def("empty_pages", &EmptyPages, nb::arg("count"), nb::arg("page_bytes"),
              "uint8 [count, page_bytes], not initialised, aligned to 64 bytes.");
   nb::class_<PageCodec>(module, "PageCodec", "Rows of one shape and scheme to pages and back.")
       .def(nb::init<const std::string&, const std::string&, int, int, const std::vector<float>&,
                     const std::vector<float>&>(),
-           "scheme"_a, "role"_a, "head_dim"_a, "page_tokens"_a, "balance"_a, "dense"_a)
+           nb::arg("scheme"), nb::arg("role"), nb::arg("head_dim"), nb::arg("page_tokens"),
+           nb::arg("balance"), nb::arg("dense"))
       .def("facts", &Facts, "The canonical scheme, and its sizes.")
-      .def("encode", &Encode, "rows"_a.none(), "threads"_a, "Pages of rows [..., n, head_dim].")
-      .def("decode", &Decode, "pages"_a.noconvert(), "out"_a.none(), "threads"_a,
-           "Rows [..., n, head_dim] of pages.")
-      .def("dot", &Dot, "queries"_a.none(), "pages"_a.noconvert(), "logits"_a, "scale"_a,
-           "threads"_a,
+      .def("encode", &Encode, nb::arg("rows").none(), nb::arg("threads"),
+           "Pages of rows [..., n, head_dim].")
+      .def("decode", &Decode, nb::arg("pages").noconvert(), nb::arg("out").none(),
+           nb::arg("threads"), "Rows [..., n, head_dim] of pages.")
+      .def("dot", &Dot, nb::arg("queries").none(), nb::arg("pages").noconvert(), nb::arg("logits"),
+           nb::arg("scale"), nb::arg("threads"),
            "Logits [..., m, n] of queries [..., m, head_dim] against the rows of pages.")
-      .def("records", &Records, "pages"_a.noconvert(), "num_leading"_a, "num_rows"_a, "threads"_a,
+      .def("records", &Records, nb::arg("pages").noconvert(), nb::arg("num_leading"),
+           nb::arg("num_rows"), nb::arg("threads"),
            "Records [num_leading * num_rows, record_bytes] of the rows of pages.");
 }
 

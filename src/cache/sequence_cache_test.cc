@@ -100,9 +100,8 @@ class NaiveSequence {
       std::erase_if(pages,
                     [&](const auto& page) { return page.first * config_.page_tokens >= to; });
       for (auto& [number, page] : pages) {
-        std::erase_if(page.exact, [&](const auto& row) {
-          return number * config_.page_tokens + row.first >= to;
-        });
+        const int64_t first_token = number * config_.page_tokens;
+        std::erase_if(page.exact, [&](const auto& row) { return first_token + row.first >= to; });
       }
     }
     length = to;

@@ -7,6 +7,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 
 #include "cache/row_formats.h"
 #include "cache/sequence_cache_impl.h"
@@ -110,7 +111,9 @@ struct SequenceFile {
                         {"caches", Json::array()},
                         {"pages", Json::array()}};
     std::string profiles, pages;
-    std::map<const void*, int> profile_numbers, page_numbers;
+    std::map<const void*, int> profile_numbers;
+    // Of a page in a configuration: forks that share an open page may have got profiles since.
+    std::map<std::pair<const void*, int>, int> page_numbers;
     std::map<std::string, int> config_numbers;
 
     int Profile(const KeyProfile* profile) {
@@ -139,7 +142,7 @@ struct SequenceFile {
       Json numbers = Json::array();
       for (const auto& page : rows.pages_) {
         const auto [at, fresh] =
-            page_numbers.try_emplace(page.get(), static_cast<int>(page_numbers.size()));
+            page_numbers.try_emplace({page.get(), config}, static_cast<int>(page_numbers.size()));
         if (fresh) Page(rows, *page, config);
         numbers.push_back(at->second);
       }
@@ -174,11 +177,21 @@ struct SequenceFile {
     }
   };
 
+  static std::string TextOf(const Json& description) {
+    try {
+      return description.dump();
+    } catch (const Json::type_error& error) {  // all other texts are our own
+      throw Error(
+          ErrorCode::kParameter,
+          std::string("the host's text in a file of sequences must be UTF-8: ") + error.what());
+    }
+  }
+
   static std::string Print(const SavedSequences& saved) {
     Writer writer;
     writer.description["host"] = saved.host;
     for (const SequenceCache& cache : saved.caches) writer.Cache(cache);
-    const std::string description = writer.description.dump();
+    const std::string description = TextOf(writer.description);
     std::string bytes(kMagic, sizeof kMagic);
     bytes.push_back(kVersion);
     WriteNumber(description.size(), &bytes);

@@ -16,12 +16,14 @@ std::string Good() {
   rope.pairing = Rope::Pairing::kHalves;
   rope.dims = 16;
   KeyObserver observer(0, 1, 16, rope);
-  std::vector<float> rows(128 * 16);
+  std::vector<float> rows(128 * 16);  // twice: an observer wants 256
   std::vector<int32_t> positions(128);
   for (size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<float>(i * 7 % 13) - 6.0f;
   for (size_t i = 0; i < positions.size(); ++i) positions[i] = static_cast<int32_t>(i);
-  observer.AddQueries(rows.data(), 128, 16, 1, 16);
-  observer.AddPage(rows.data(), 128, 16, positions.data());
+  for (int page = 0; page < 2; ++page) {
+    observer.AddQueries(rows.data(), 128, 16, 1, 16);
+    observer.AddPage(rows.data(), 128, 16, positions.data());
+  }
   profile.layers.push_back(observer.Finish());
   return profile.Print();
 }

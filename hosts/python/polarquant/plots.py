@@ -141,10 +141,8 @@ def draw_distortion(report: dict[str, Any], figure: Any) -> None:
 
 def short(kv: str) -> str:
     """Balance is a star, and values of the same codec go without saying."""
-    keys, _, values = kv.partition("/")
-    if keys == f"{values}:balanced":
-        return f"{values}*"
-    return kv
+    keys, _, values = kv.replace(":balanced", "*").partition("/")
+    return keys if values in ("", keys.rstrip("*")) else f"{keys}/{values}"
 
 
 def draw_divergence(report: dict[str, Any], figure: Any) -> None:

@@ -43,13 +43,13 @@ def test_what_was_decoded_is_near_what_was_encoded(head_dim, scheme, role):
     assert 0.5 < shrunk < 1.5, f"{codec}"
 
 
-@pytest.mark.parametrize(("head_dim", "scheme", "role"), ALL_SCHEMES)
+@pytest.mark.parametrize(("scheme", "role"), every_scheme(64))
 @pytest.mark.parametrize(
     "ugly", ["zeros", "huge", "tiny", "nan", "infinities", "one row", "equal rows"]
 )
-def test_ugly_rows_stay_finite(head_dim, scheme, role, ugly):
-    codec = codec_for(scheme, head_dim, role)
-    rows = gaussian(4, 70, head_dim)
+def test_ugly_rows_stay_finite(scheme, role, ugly):
+    codec = codec_for(scheme, 64, role)
+    rows = gaussian(4, 70, 64)
     if ugly == "zeros":
         rows[...] = 0
     elif ugly == "huge":
@@ -68,7 +68,7 @@ def test_ugly_rows_stay_finite(head_dim, scheme, role, ugly):
     encoded = codec.encode(rows)
     decoded = codec.decode(encoded)
     assert np.isfinite(decoded).all()
-    assert np.isfinite(codec.dot(np.ones((1, head_dim), np.float32), encoded)).all()
+    assert np.isfinite(codec.dot(np.ones((1, 64), np.float32), encoded)).all()
     assert codec.encode(rows) == encoded
     if ugly == "zeros":
         assert np.abs(decoded).max() < 1e-3
