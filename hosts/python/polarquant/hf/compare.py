@@ -5,10 +5,11 @@
   python -m polarquant.hf.compare --plot compare.svg --json compare.json      # draw it again
 
 The text is fed in pieces of --chunk tokens, the right ones whatever the model says, and the logits
-of each cache are compared with those of DynamicCache: mean KL divergence and its 99.9 % point (in
-nats), how often the likeliest token agrees, perplexity. Bytes are what the cache holds at the end.
-Prefill is the prompt of --context tokens at once into an empty cache; decode is --decode single
-tokens after it.
+of each cache are compared with those of DynamicCache: mean KL divergence in nats (kl_later: over
+the last three quarters of the text, as `polarquant perplexity` counts) and its 99.9 % point, how
+often the likeliest token agrees, perplexity. Bytes are what the cache holds at the end. Prefill is
+the prompt of --context tokens at once into an empty cache; decode is --decode single tokens after
+it.
 
 Caches: dynamic; quanto4, quanto2 (needs optimum-quanto) and hqq4, hqq2 (needs hqq), the library's
 QuantizedCache with its own defaults; ours as KEY/VALUE@packed (attention on packed pages) or
@@ -147,6 +148,7 @@ def quality(wanted: torch.Tensor, got: torch.Tensor, ids: torch.Tensor) -> dict[
     kl = torch.cat(divergences)
     return {
         "kl_mean": float(kl.mean()),
+        "kl_later": float(kl[len(kl) // 4 :].mean()),
         "kl_999": float(kl.quantile(0.999)),
         "top1": agreed / len(wanted),
         "ppl": math.exp(loss / (len(wanted) - 1)),
@@ -256,19 +258,21 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(report: dict[str, Any]) -> str:
-    columns = {
-        "cache": "cache", "bytes": "MiB", "kl_mean": "KL mean", "kl_999": "KL 99.9 %",
-        "top1": "top-1", "ppl": "PPL", "prefill_tokens_per_s": "prefill tok/s",
-        "decode_tokens_per_s": "decode tok/s",
-    }  # fmt: skip
-    shown = {
-        "cache": str, "bytes": lambda b: f"{b / 2**20:.2f}", "kl_mean": "{:.5f}".format,
-        "kl_999": "{:.4f}".format, "top1": "{:.1%}".format, "ppl": "{:.3f}".format,
-        "prefill_tokens_per_s": "{:.0f}".format, "decode_tokens_per_s": "{:.2f}".format,
-    }  # fmt: skip
-    lines = ["| " + " | ".join(columns.values()) + " |", "| --- " * len(columns) + "|"]
+    columns: dict[str, tuple[str, Callable[[Any], str]]] = {
+        "cache": ("cache", str),
+        "bytes": ("MiB", lambda b: f"{b / 2**20:.2f}"),
+        "kl_mean": ("KL mean", "{:.5f}".format),
+        "kl_later": ("KL last 3/4", "{:.5f}".format),
+        "kl_999": ("KL 99.9 %", "{:.4f}".format),
+        "top1": ("top-1", "{:.1%}".format),
+        "ppl": ("PPL", "{:.3f}".format),
+        "prefill_tokens_per_s": ("prefill tok/s", "{:.0f}".format),
+        "decode_tokens_per_s": ("decode tok/s", "{:.2f}".format),
+    }
+    titles = [title for title, _ in columns.values()]
+    lines = ["| " + " | ".join(titles) + " |", "| --- " * len(columns) + "|"]
     for row in report["caches"]:
-        cells = [shown[key](row[key]) if key in row else "" for key in columns]
+        cells = [show(row[key]) if key in row else "" for key, (_, show) in columns.items()]
         lines.append("| " + " | ".join(cells) + " |")
     lines += [f"left out: {name}: {why}" for name, why in report["left_out"].items()]
     return "\n".join(lines)

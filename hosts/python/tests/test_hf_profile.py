@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Balance scales from a profile's file."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+numpy_files = pytest.importorskip("safetensors.numpy")
+
+from hf_models import WAYS, llama, logits, packed, prompt, use  # noqa: E402
+
+import polarquant  # noqa: E402
+from polarquant.hf.balance import permuted  # noqa: E402
+
+
+def save(path, balances: list[torch.Tensor], pairing: str) -> None:
+    """A file as `polarquant tune` writes it, with these scales [num_kv_heads, head_dim]."""
+    head_dim = balances[0].shape[1]
+    facts = {
+        "format": "polarquant-profile", "version": "1", "model": "a test", "architecture": "llama",
+        "fingerprint": "0" * 32, "text": "", "tokens": "256", "page_tokens": "128",
+        "layers": ",".join(map(str, range(len(balances)))),
+    }  # fmt: skip
+    tensors = {}
+    for layer, balance in enumerate(balances):
+        facts[f"layers.{layer}.rope"] = f"{pairing}:{head_dim}"
+        ones = torch.ones_like(balance)
+        for name in ("query_moment", "key_moment", "key_variance", "turned_variance", "mean"):
+            tensors[f"layers.{layer}.{name}"] = (ones * (name != "mean")).numpy()
+        for name in ("balance", "balance_turned"):
+            tensors[f"layers.{layer}.{name}"] = balance.numpy()
+    numpy_files.save_file(tensors, path, facts)
+
+
+@pytest.fixture(scope="module")
+def observed() -> list[torch.Tensor]:
+    """The scales that `auto` finds, in the model's own order."""
+    model = use(llama(), "polarquant")
+    cache = packed(model, "turbo4:balanced/turbo4")
+    logits(model, prompt(600), cache, [600])
+    return [layer.balance for layer in cache.layers]
+
+
+@pytest.mark.parametrize("pairing", ["halves", "adjacent"])
+def test_a_file_gives_the_numbers_of_the_scales_in_it(tmp_path, observed, pairing):
+    stored = [permuted(each, "halves", 64, pairing) for each in observed]
+    save(tmp_path / "profile", stored, pairing)
+    model, ids, sizes = llama(), prompt(600), [400, 100, 1, 99]
+    wanted = logits(use(model, "polarquant"), ids, packed(model, "turbo4:balanced/turbo4"), sizes)
+    for way in WAYS:
+        cache = packed(model, "turbo4:balanced/turbo4", profile=tmp_path / "profile")
+        got = logits(use(model, way), ids, cache, sizes)
+        for layer, balance in zip(cache.layers, observed, strict=True):
+            assert torch.equal(layer.balance, balance)
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-6 if way == "polarquant" else 0.05)
+
+
+def test_a_profile_of_another_model_is_refused(tmp_path, observed):
+    model = use(llama(), "sdpa")
+    save(tmp_path / "short", observed[:1], "halves")
+    with pytest.raises(polarquant.ParameterError, match="no layer 1"):
+        cache = packed(model, "turbo4:balanced/turbo4", profile=tmp_path / "short")
+        logits(model, prompt(5), cache, [5])
+    save(tmp_path / "wide", [torch.ones(4, 64)] * 3, "halves")
+    with pytest.raises(polarquant.ParameterError, match="another model"):
+        cache = packed(model, "turbo4:balanced/turbo4", profile=tmp_path / "wide")
+        logits(model, prompt(5), cache, [5])
