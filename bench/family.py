@@ -7,9 +7,9 @@
 
 Runs `polarquant perplexity` over a few caches at a time, each run with the 16-bit cache it compares
 with. Takes half an hour on two cores; --at-once N runs N at a time, with a share of the threads.
-Prints Markdown, sorted by the bits of closed pages, and writes what bench/plots.py divergence draws
-(after every run, so that a table cut short is still a table). What FILE has already, of the same
-model and context, is not measured again.
+Prints Markdown, sorted by the bits of closed pages, and writes what
+`python -m polarquant.plots divergence` draws (after every run, so that a table cut short is still a
+table). What FILE has already, of the same model and context, is not measured again.
 
 --show measures nothing. Of the files of one or more models, with one or more windows, it prints a
 table a model, the Pareto fronts of KL against bits, and what is best at most so many bits: of all

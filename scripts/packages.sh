@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Installs what is missing of the Debian packages that a set of steps needs.
-# Usage: scripts/packages.sh SET...   with the sets: build, fetch, test, tools, plots
+# Usage: scripts/packages.sh SET...   with the sets: build, fetch, test, tools, python
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 header() { echo '#include <'"$1"'>' | g++ -std=c++20 -x c++ -fsyntax-only - 2>/dev/null; }
-module() { python3 -c "import $1" 2>/dev/null; }
+python_venv() { python3 -c 'import ensurepip, venv' 2>/dev/null; }
+python_header() { test -e "$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h"; }
 program() { command -v "$1" >/dev/null; }
 
 # package | how to see that it is there
@@ -28,8 +29,9 @@ ca-certificates    | test -e /etc/ssl/certs/ca-certificates.crt'
 test_set='
 libgtest-dev       | header gtest/gtest.h
 pkg-config         | program pkg-config'
-plots_set='
-python3-matplotlib | module matplotlib'
+python_set='
+python3-venv       | python_venv
+python3-dev        | python_header'
 tools_set='
 clang-14           | program clang++-14
 libclang-rt-14-dev | test -e /usr/lib/llvm-14/lib/clang/14.0.6/lib/linux/libclang_rt.tsan-x86_64.a
@@ -40,7 +42,7 @@ clang-format-14    | program clang-format-14'
 missing=()
 for set in "$@"; do
   list=${set}_set
-  [[ -n ${!list:-} ]] || die "unknown package set '$set'" "known: build, fetch, test, tools, plots"
+  [[ -n ${!list:-} ]] || die "unknown package set '$set'" "known: build, fetch, test, tools, python"
   while IFS='|' read -r package probe; do
     package=${package// /}
     [[ -n $package ]] || continue

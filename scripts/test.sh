@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Everything a change must pass: release build with unit and integration tests, the sanitizer
-# builds with their tests, formatting and clang-tidy. The order is cheap first.
+# Everything a change must pass: release build with unit and integration tests, the Python package
+# and its tests, the sanitizer builds with their tests, formatting and clang-tidy. The order is cheap
+# first.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cd "$ROOT"
 start=$SECONDS
 
-scripts/packages.sh build fetch test tools
+scripts/packages.sh build fetch test tools python
 scripts/format.sh check
 scripts/llama.sh
 MODEL=$(scripts/model.sh)
@@ -15,6 +16,7 @@ export MODEL
 scripts/build.sh release -DPQ_TESTS=ON "-DPQ_MODEL=$MODEL"
 say "tests (release)"
 ctest --preset release -j "$JOBS" --output-on-failure
+scripts/python.sh
 
 scripts/build.sh debug
 say "tests (address and undefined behaviour sanitizers)"

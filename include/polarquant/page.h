@@ -78,6 +78,8 @@ class PageFormat {
   // For attention: what keys were mapped by is undone on the queries instead, before they are
   // rotated. `queries` [count][head_dim], in place. Nothing happens without a map.
   void MapQueries(float* queries, int count) const;
+  // Then into the space of DecodeCodes, in place. Nothing happens if the scheme does not rotate.
+  void RotateQueries(float* queries, int count) const;
   size_t map_bytes() const;
 
   // Where the parts of a page lie, for kernels. Tile codecs (turbo2..4) keep their codes in tile

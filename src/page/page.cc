@@ -396,6 +396,12 @@ void PageFormat::MapQueries(float* queries, int count) const {
   impl_->TransformRows(impl_->dense_inverse, Transposed::kYes, queries, count);
 }
 
+// <q, k> = <R q, R k>.
+void PageFormat::RotateQueries(float* queries, int count) const {
+  const Impl& f = *impl_;
+  if (f.scheme.rotate) f.kernels.rotate(queries, f.head_dim, count, f.head_dim);
+}
+
 size_t PageFormat::map_bytes() const {
   const size_t values = impl_->balance.size() + impl_->dense.size();
   return 2 * values * sizeof(float);
