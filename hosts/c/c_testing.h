@@ -6,6 +6,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <initializer_list>
 #include <memory>
 #include <numeric>
 #include <random>
@@ -64,11 +66,10 @@ inline ::testing::AssertionResult Refused(pq_status expected, pq_status status,
 class Page {
  public:
   explicit Page(size_t bytes) : bytes_(bytes), lines_((bytes + 63) / 64) {}
-  std::byte* data() { return lines_.front().bytes; }
+  std::byte* data() { return reinterpret_cast<std::byte*>(lines_.data()); }
   size_t size() const { return bytes_; }
   bool operator==(const Page& other) const {
-    return bytes_ == other.bytes_ && std::equal(lines_.front().bytes, lines_.front().bytes + bytes_,
-                                                other.lines_.front().bytes);
+    return bytes_ == other.bytes_ && std::memcmp(lines_.data(), other.lines_.data(), bytes_) == 0;
   }
 
  private:

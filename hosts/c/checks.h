@@ -84,10 +84,28 @@ inline void CheckApart(Direction a, Direction b, int64_t values) {
 // ---- Structs that may grow. `Bytes` of them are known to us; callers may know fewer (older) or
 // more (newer), but never fewer than the first version had.
 template <typename Struct>
-constexpr size_t kFirstBytes = sizeof(Struct);
+inline constexpr size_t kFirstBytes = 0;
+#define PQ_FIRST_VERSION(Struct, last_field)    \
+  template <>                                   \
+  inline constexpr size_t kFirstBytes<Struct> = \
+      offsetof(Struct, last_field) + sizeof(Struct::last_field);
+PQ_FIRST_VERSION(pq_library_info, target)
+PQ_FIRST_VERSION(pq_codec_info, num_options)
+PQ_FIRST_VERSION(pq_codec_option, usual)
+PQ_FIRST_VERSION(pq_key_profile, rope_frequencies)
+PQ_FIRST_VERSION(pq_observation, rope_dims)
+PQ_FIRST_VERSION(pq_page_config, profile)
+PQ_FIRST_VERSION(pq_page_sizes, bits_per_value)
+PQ_FIRST_VERSION(pq_memory_use, f16_bytes)
+PQ_FIRST_VERSION(pq_cell_store_config, profile)
+PQ_FIRST_VERSION(pq_sequence_cache_config, profile)
+PQ_FIRST_VERSION(pq_rows, head_stride)
+PQ_FIRST_VERSION(pq_sequence_state, reserved)
+PQ_FIRST_VERSION(pq_attention, lse)
 
 template <typename Struct>
 size_t CheckedSize(const Struct* given, const char* name) {
+  static_assert(kFirstBytes<Struct> > 0, "PQ_FIRST_VERSION is missing");
   if (given == nullptr) Refuse(std::string(name) + " is NULL; it is needed");
   const size_t bytes = given->struct_size;
   if (bytes < kFirstBytes<Struct> || bytes > kMaxStructBytes) {
@@ -122,7 +140,7 @@ void Give(Struct value, Struct* out, const char* name) {
   value.struct_size = CheckedSize(out, name);
   auto* raw = reinterpret_cast<std::byte*>(out);
   const size_t known = std::min(value.struct_size, sizeof(Struct));
-  std::fill(raw + known, raw + value.struct_size, std::byte{0});
+  if (value.struct_size > known) std::memset(raw + known, 0, value.struct_size - known);
   std::memcpy(raw, &value, known);
 }
 

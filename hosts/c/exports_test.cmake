@@ -4,7 +4,7 @@
 #   cmake -DNM=nm -DLIBRARY=FILE -DMAP=FILE -DHEADER=FILE -P exports_test.cmake
 cmake_minimum_required(VERSION 3.25)
 
-execute_process(COMMAND ${NM} -D --defined-only --with-symbol-versions ${LIBRARY}
+execute_process(COMMAND ${NM} -D --defined-only ${LIBRARY}
   OUTPUT_VARIABLE symbols COMMAND_ERROR_IS_FATAL ANY)
 set(exported "")
 string(REGEX MATCHALL "[^\n]+" lines "${symbols}")

@@ -3,9 +3,9 @@
  * compressed bytes. C11 and C++; docs/c.md is a guide, FORMAT.md has the bytes.
  *
  * Status. Every function returns a pq_status: 0, or the family of the error, and then
- * pq_last_error() says in words which value was seen, which are allowed and what to do. What a
- * function that failed has written is not to be used; a handle that was to be created is NULL.
- * Nothing is ever thrown into the caller.
+ * pq_last_error(), the one exception, says in words which value was seen, which are allowed and
+ * what to do. What a function that failed has written is not to be used; a handle that was to be
+ * created is NULL. Nothing is ever thrown into the caller.
  *
  * Handles. pq_NAME_create makes one, pq_NAME_destroy frees it; destroying NULL is fine. Texts given
  * in are copied. Pointers to codecs' facts live as long as the library, others are said.
@@ -20,9 +20,10 @@
  * takes their defaults; one that knows fewer refuses those that are not 0.
  *
  * Shapes. head_dim is a multiple of 16 from 16 to 1024; page_tokens is 64, 128 or 256. Values are
- * f32 unless said otherwise; strides count values, not bytes, and are never negative. Rows are
- * rounded to f16 on entry: NaN counts as 0, infinities and overflow as +-65504. Flags are 0 or 1.
- * Pages are aligned to PQ_PAGE_ALIGNMENT bytes: aligned_alloc(PQ_PAGE_ALIGNMENT, page_bytes). */
+ * f32 unless said otherwise; strides count values, not bytes, and are never negative. In rows
+ * that come in NaN counts as 0, infinities and overflow as +-65504; caches round them to f16. Flags
+ * are 0 or 1. Pages are aligned to PQ_PAGE_ALIGNMENT bytes: aligned_alloc(PQ_PAGE_ALIGNMENT,
+ * page_bytes). */
 #ifndef POLARQUANT_POLARQUANT_H
 #define POLARQUANT_POLARQUANT_H
 
@@ -413,8 +414,7 @@ PQ_API pq_status pq_saved_sequences_fork(const pq_saved_sequences* saved, size_t
 
 /* softmax(q K^T) V, on the compressed pages of two cell stores or of a sequence cache.
  *
- *   logit = softcap(scale * <q, k>) + slope(head) * mask;  softcap(x) = c tanh(x / c), or x if c =
- * 0
+ *   logit = softcap(scale * <q, k>) + slope(head) * mask;  softcap(x) = c tanh(x / c), x if c is 0
  *
  * A mask of minus infinity hides the cell; a query that sees none gives zeros and an lse of minus
  * infinity. slope is ALiBi's with max_bias, 1 if that is 0. exp(sinks[head]) is added to the
