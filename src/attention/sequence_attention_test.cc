@@ -151,6 +151,30 @@ TEST(SequenceAttention, CausalBlocksAreAsOneCall) {
   }
 }
 
+TEST(SequenceAttention, ReadsExactRowsBeforeThereIsAProfile) {
+  for (const char* key : {"turbo4:balanced", "turbo3:dense"}) {
+    std::mt19937 random(9);
+    SequenceCache::Config config;
+    config.key = Scheme::Parse(key);
+    config.value = Scheme::Parse("turbo4");
+    config.key_head_dim = 64;
+    config.value_head_dim = 96;
+    config.num_kv_heads = kKvHeads;
+    SequenceCache waiting(config), exact = [&] {
+      config.key = config.value = Scheme::Parse("f16");
+      return SequenceCache(config);
+    }();
+    const Floats keys = RandomFloats(random, 200 * kKvHeads * 64);
+    const Floats values = RandomFloats(random, 200 * kKvHeads * 96);
+    for (SequenceCache* cache : {&waiting, &exact}) {
+      cache->Append({keys.data(), NumberType::kF32, kKvHeads * 64, 64},
+                    {values.data(), NumberType::kF32, kKvHeads * 96, 96}, 200, 1);
+    }
+    const Floats rows = RandomFloats(random, 5 * kQueryHeads * 64);
+    ExpectNear(Attended(waiting.Call(), rows, 5, 2), Attended(exact.Call(), rows, 5, 0));
+  }
+}
+
 TEST(SequenceAttention, RefusesACausalCallWithMoreQueriesThanCells) {
   std::mt19937 random(4);
   SequenceCache cache = RandomCache(random, "turbo4", "turbo4", 10);

@@ -55,6 +55,19 @@ size_t ResidentBytes(const PageBits& slots, size_t row_bytes) {
   return count * os;
 }
 
+KeyProfile Neutral(const PagedRows::Shape& shape) {
+  KeyProfile profile;
+  const auto heads = static_cast<size_t>(shape.num_kv_heads),
+             dim = static_cast<size_t>(shape.head_dim);
+  if (shape.scheme.normalisation.balance) profile.balance.assign(heads * dim, 1.0f);
+  if (shape.scheme.normalisation.dense) {
+    profile.dense.assign(heads * dim * dim, 0.0f);
+    for (size_t i = 0; i < heads * dim; ++i) profile.dense[i * dim + i % dim] = 1.0f;
+    profile.dense_inverse = profile.dense;
+  }
+  return profile;
+}
+
 }  // namespace
 
 void SequencePage::Free::operator()(std::byte* bytes) const { std::free(bytes); }
@@ -62,16 +75,10 @@ void SequencePage::Free::operator()(std::byte* bytes) const { std::free(bytes); 
 SequenceRows::SequenceRows(const Shape& shape, int sink_tokens, const KeyProfile* profile)
     : shape_(shape), sink_tokens_(sink_tokens), exact_only_(KeepsExactRows(shape.scheme)) {
   auto formats = std::make_shared<PageFormats>();
-  if (shape.scheme.normalisation.balance && profile == nullptr) {
-    // No page can close yet. Attention maps queries even so, and the rows it reads are exact.
-    KeyProfile neutral;
-    neutral.balance.assign(static_cast<size_t>(shape.num_kv_heads * shape.head_dim), 1.0f);
-    *formats = FormatsOf(shape, &neutral);
-  } else if (shape.scheme.normalisation.needs_profile() && profile == nullptr) {
-    formats->emplace_back(shape.scheme, shape.role, shape.head_dim, shape.page_tokens);
-  } else {
-    *formats = FormatsOf(shape, profile);
-  }
+  // Without the profile no page can close yet. Attention maps queries even so, which then must
+  // change nothing: the rows it reads are exact.
+  const KeyProfile neutral = Neutral(shape);
+  *formats = FormatsOf(shape, profile != nullptr ? profile : &neutral);
   formats_ = std::move(formats);
 }
 

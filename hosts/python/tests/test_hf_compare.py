@@ -18,13 +18,19 @@ from polarquant.hf import compare  # noqa: E402
 def test_it_measures_speed_and_bytes_of_random_weights(tmp_path, capsys):
     figures = tmp_path / "figures.json"
     compare.main(
-        ["-m", "random", "-c", "300", "--decode", "6", "--random-shape", "2,4,2,64", "--cache",
-         "dynamic", "--cache", "turbo4:center/turbo4@packed", "--json", str(figures)]
+        ["-m", "random", "-c", "300", "--decode", "6", "--batch", "2", "--random-shape", "2,4,2,64",
+         "--cache", "dynamic", "--cache", "turbo4:center/turbo4@packed", "--json", str(figures)]
     )  # fmt: skip
     report = json.loads(figures.read_text())
     assert [row["cache"] for row in report["caches"]] == ["dynamic", "turbo4:center/turbo4@packed"]
     assert all(row["decode_tokens_per_s"] > 0 for row in report["caches"])
-    assert "decode tok/s" in capsys.readouterr().out
+    assert all(row["decode_depth"] == 300 for row in report["caches"])
+    out = capsys.readouterr().out
+    assert "decode tok/s" in out and "a step with an empty cache" in out
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "figures.svg"
+    compare.main(["--json", str(figures), "--plot", str(picture)])
+    assert "tokens/s" in picture.read_text()
 
 
 def test_a_peer_that_is_not_installed_is_named(monkeypatch):

@@ -28,6 +28,7 @@ import importlib.util
 import json
 import math
 import os
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -155,25 +156,58 @@ def quality(wanted: torch.Tensor, got: torch.Tensor, ids: torch.Tensor) -> dict[
     }
 
 
-@torch.no_grad()
-def speed(model: Any, ids: torch.Tensor, way: Way, decode: int) -> dict[str, float]:
-    """Prefill of all but the last `decode` tokens at once, then those one by one."""
-    cache = way.make(model)
-    prompt = ids[:, : ids.shape[1] - decode]
-    started = time.perf_counter()
-    model(prompt, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    prefill = time.perf_counter() - started
-    for i in range(prompt.shape[1], prompt.shape[1] + 2):  # not timed: buffers are made
-        model(ids[:, i : i + 1], past_key_values=cache, use_cache=True)
-    started = time.perf_counter()
-    for i in range(prompt.shape[1] + 2, ids.shape[1]):
-        model(ids[:, i : i + 1], past_key_values=cache, use_cache=True)
-    seconds = time.perf_counter() - started
-    return {
-        "prefill_tokens_per_s": prompt.shape[1] / prefill,
-        "decode_tokens_per_s": (decode - 2) / seconds,
-        "decode_depth": prompt.shape[1],
-    }
+class Speed:
+    """A cache that was filled, and the steps after it."""
+
+    @torch.no_grad()
+    def __init__(self, model: Any, ids: torch.Tensor, way: Way, depth: int) -> None:
+        self.model, self.ids, self.way, self.depth, self.at = model, ids, way, depth, depth
+        self.cache, self.steps = way.make(model), []
+        started = time.perf_counter()
+        if depth:
+            model(ids[:, :depth], past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+        self.prefill = time.perf_counter() - started
+        self.step()  # buffers are made
+        self.steps.clear()
+
+    @torch.no_grad()
+    def step(self) -> None:
+        self.model.set_attn_implementation(self.way.attention)
+        started = time.perf_counter()
+        token = self.ids[:, self.at : self.at + 1]
+        self.model(token, past_key_values=self.cache, use_cache=True)
+        self.steps.append(time.perf_counter() - started)
+        self.at += 1
+
+    def figures(self, floor: float) -> dict[str, float]:
+        step = statistics.median(self.steps)
+        return {
+            "prefill_tokens_per_s": len(self.ids) * self.depth / self.prefill,
+            "decode_tokens_per_s": len(self.ids) / step,
+            "decode_ms": 1e3 * step,
+            "cache_ms": 1e3 * (step - floor),
+            "decode_depth": self.depth,
+        }
+
+
+def add_speed(
+    report: dict[str, Any], model: Any, ids: torch.Tensor, decode: int, profile: str | None
+) -> None:
+    """Of every cache of the report, all filled at the same time."""
+    depth = ids.shape[1] - decode - 1
+    floor = Speed(model, ids, Way("dynamic", None), 0)
+    filled = []
+    for row in report["caches"]:
+        say(f"{row['cache']}: {len(ids)} x {depth} tokens")
+        filled.append(Speed(model, ids, Way(row["cache"], profile), depth))
+    for i in range(decode):
+        for each in (floor, *filled):
+            each.step()
+        if i % 8 == 7:
+            say(f"  {i + 1} of {decode} steps")
+    report["floor_ms"] = 1e3 * statistics.median(floor.steps)
+    for row, each in zip(report["caches"], filled, strict=True):
+        row |= each.figures(report["floor_ms"] / 1e3)
 
 
 def load(args: argparse.Namespace) -> tuple[Any, Any]:
@@ -184,7 +218,7 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
         config = transformers.LlamaConfig(
             vocab_size=1024, hidden_size=heads * head_dim, intermediate_size=2 * heads * head_dim,
             num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=kv_heads,
-            head_dim=head_dim, max_position_embeddings=args.context + args.decode,
+            head_dim=head_dim, max_position_embeddings=args.context + args.decode + 1,
         )  # fmt: skip
         return AutoModelForCausalLM.from_config(config, dtype=dtype).eval(), None
     if args.model.endswith(".gguf"):
@@ -199,7 +233,7 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     model, tokenizer = load(args)
-    needed = args.context + args.decode
+    needed = args.context + args.decode + 1
     if tokenizer is None:
         ids = torch.randint(0, 1024, (1, needed))
     else:
@@ -218,12 +252,13 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "model": os.path.basename(args.model),
         "context": args.context,
         "chunk": args.chunk,
+        "batch": args.batch,
         "caches": [],
         "left_out": {},
     }
     names = args.cache or (DEFAULT if tokenizer else ["dynamic", "quanto4", "hqq4", *OURS])
     text_ids, wanted = ids[:, : args.context], None
-    if tokenizer and args.decode < args.context and names[0] != "dynamic":
+    if tokenizer and not args.speed_only and names[0] != "dynamic":
         names = ["dynamic", *names]
     for name in names:
         way = Way(name, args.profile)
@@ -243,8 +278,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 row |= quality(wanted, got, text_ids)
                 row["bytes"] = bytes_of(cache)
                 del cache, got
-            if args.decode:
-                row |= speed(model, ids, way, args.decode)
+            elif args.decode:
+                Speed(model, ids[:, :65], way, 64)  # whether it works at all
         except Exception as error:  # a peer that crashes is part of the answer
             if "@" in name:
                 raise
@@ -254,6 +289,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         gc.collect()
         report["caches"].append(row)
         say("  " + ", ".join(f"{k} {v:.5g}" for k, v in row.items() if k != "cache"))
+    if args.decode:
+        add_speed(report, model, ids.expand(args.batch, -1), args.decode, args.profile)
     return report
 
 
@@ -268,12 +305,16 @@ def table(report: dict[str, Any]) -> str:
         "ppl": ("PPL", "{:.3f}".format),
         "prefill_tokens_per_s": ("prefill tok/s", "{:.0f}".format),
         "decode_tokens_per_s": ("decode tok/s", "{:.2f}".format),
+        "decode_ms": ("step ms", "{:.1f}".format),
+        "cache_ms": ("cache ms", "{:.1f}".format),
     }
     titles = [title for title, _ in columns.values()]
     lines = ["| " + " | ".join(titles) + " |", "| --- " * len(columns) + "|"]
     for row in report["caches"]:
         cells = [show(row[key]) if key in row else "" for key, (_, show) in columns.items()]
         lines.append("| " + " | ".join(cells) + " |")
+    if "floor_ms" in report:
+        lines.append(f"a step with an empty cache: {report['floor_ms']:.1f} ms")
     lines += [f"left out: {name}: {why}" for name, why in report["left_out"].items()]
     return "\n".join(lines)
 
@@ -316,7 +357,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("-f", "--file", help="text, UTF-8")
     parser.add_argument("-c", "--context", type=int, default=2048, help="tokens")
     parser.add_argument("--chunk", type=int, default=64, help="tokens fed at once")
-    parser.add_argument("--decode", type=int, default=32, help="tokens timed one by one, 0: none")
+    parser.add_argument("--decode", type=int, default=32, help="steps timed, 0: none")
+    parser.add_argument("--batch", type=int, default=1, help="sequences decoded together")
     parser.add_argument("--cache", action="append", help="instead of all; may be repeated")
     parser.add_argument("--profile", help="of `polarquant tune`, for balanced keys")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
@@ -333,8 +375,8 @@ def main(arguments: list[str] | None = None) -> None:
         return
     if args.model != "random" and args.file is None:
         fail("say -f TEXT")
-    if args.context < 2 or args.chunk < 1 or args.decode < 0 or 0 < args.decode < 3:
-        fail("-c must be at least 2, --chunk 1, --decode 0 or at least 3")
+    if args.context < 64 or args.chunk < 1 or args.batch < 1 or args.decode < 0:
+        fail("-c must be at least 64, --chunk and --batch 1, --decode 0")
     if args.profile:
         Profile(args.profile)  # refused now rather than after minutes
     report = measure(args)
