@@ -8,7 +8,9 @@ import re
 
 import pytest
 
-GUIDE = pathlib.Path(__file__).parents[3] / "docs" / "python.md"
+ROOT = pathlib.Path(__file__).parents[3]
+GUIDE = ROOT / "docs" / "python.md"
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -25,6 +27,12 @@ def sections() -> dict[str, list[tuple[int, str]]]:
         if blocks:
             found[text[start + 3 : text.index("\n", start)]] = blocks
     return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_opens_a_block_closes_it(page):
+    fences = re.findall(r"^```.*$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert all(fence == "```" for fence in fences[1::2]) and len(fences) % 2 == 0
 
 
 def test_every_block_belongs_to_a_section():
