@@ -2,12 +2,13 @@
 # The commands of the house. The work is done by scripts/ and CMakePresets.json.
 PREFIX ?= /usr/local
 
-.PHONY: help demo test build install format tidy clean
+.PHONY: help demo test build python install format tidy clean
 
 help:
 	@echo 'make demo                install what is missing, build, and measure on a small real model'
 	@echo 'make test                install what is missing, build, and run every test and check'
 	@echo 'make build               the release build with its tests, in build/release'
+	@echo 'make python              the Python wheel, in build/python/wheels, and its tests'
 	@echo 'make install PREFIX=DIR  the command, the plug-in, the library and its headers'
 	@echo 'make format              clang-format over every C++ file'
 	@echo 'make tidy                clang-tidy over the release build'
@@ -26,6 +27,9 @@ build:
 	@scripts/packages.sh build test
 	@scripts/llama.sh
 	@scripts/build.sh release -DPQ_TESTS=ON
+
+python:
+	@scripts/python.sh
 
 install:
 	@scripts/install.sh '$(PREFIX)'
