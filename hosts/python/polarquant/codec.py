@@ -238,7 +238,7 @@ def _map_of(values: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Scales or a map as float32; empty if there are none."""
     if values is None:
         return np.empty(0, np.float32)
-    array = np.ascontiguousarray(values, np.float32)
+    array = np.array(values, np.float32, order="C", copy=True)  # the caller may change theirs
     if array.shape != shape:
         raise ParameterError(f"{name} has the shape {list(array.shape)}: it must be {list(shape)}")
     return array

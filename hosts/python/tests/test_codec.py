@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from conftest import codec_for, every_scheme, gaussian
+from polarquant import Codec
 
 ALL_SCHEMES = [(64, *each) for each in every_scheme(64)] + [
     (80, *each) for each in every_scheme(80)
@@ -208,3 +210,13 @@ def test_sizes_are_those_of_the_format():
     encoded = codec.encode(gaussian(0, 2, 256, 128))
     assert encoded.nbytes == 4 * codec.page_bytes
     assert encoded.bits_per_value == codec.bits_per_value
+
+
+def test_a_codec_keeps_scales_of_its_own():
+    scales = np.linspace(0.5, 2, 64, dtype=np.float32)
+    codec = Codec("turbo4:balanced", head_dim=64, balance=scales)
+    rows = np.random.default_rng(0).standard_normal((10, 64)).astype(np.float32)
+    encoded = codec.encode(rows)
+    scales[::2] = 3
+    again = pickle.loads(pickle.dumps(codec))
+    assert np.array_equal(again.encode(rows).pages, encoded.pages)

@@ -127,6 +127,11 @@ def _check_step(step: Step, dropout: float, sliding_window: int | None) -> None:
 def _check_mask(mask: torch.Tensor | None, query: torch.Tensor, num_keys: int, ours: bool) -> None:
     if mask is None or not ours:
         return
+    if mask.dtype != torch.bool and not mask.is_floating_point():
+        raise ParameterError(
+            f"the attention mask is {mask.dtype}: it must be boolean (True is seen) or additive in "
+            f"a floating type"
+        )
     wanted = (query.shape[2], num_keys)
     if mask.ndim != 4 or mask.shape[1] != 1 or tuple(mask.shape[2:]) != wanted:
         raise ParameterError(
@@ -139,7 +144,8 @@ def _hidden(mask: torch.Tensor) -> torch.Tensor:
     """Boolean [batch, n, tokens]: what a query does not see at all."""
     if mask.dtype == torch.bool:
         return ~mask[:, 0]
-    return mask[:, 0] <= torch.finfo(torch.float16).min
+    # Models write it as the least number of their type, or minus infinity.
+    return mask[:, 0] <= torch.finfo(mask.dtype).min / 2
 
 
 def _padding(step: Step, mask: torch.Tensor | None) -> list[int]:
@@ -199,7 +205,9 @@ def _on_pages(
     output = torch.empty(batch, count, num_heads, width)
     if sinks is not None:
         sinks = sinks.detach().float().contiguous()
-    masks = _packed_masks(mask, [row.pad for row in layer.rows], causal and count == 1)
+    masks = _packed_masks(
+        mask, [row.pad for row in layer.rows], causal and count == 1, sinks is not None
+    )
     for b, row in enumerate(layer.rows):
         if row.cache.length == 0:
             output[b] = 0  # nothing but padding so far
@@ -215,8 +223,28 @@ def _on_pages(
     return without_gradient(output.to(query.dtype), query, step.keys)
 
 
+def _half(mask: torch.Tensor, hidden: torch.Tensor, sinks: bool) -> torch.Tensor:
+    """An additive mask [n, tokens] in 16 bit. What a row has in common does not matter to softmax
+    and is taken off first; what rounding still changes is refused."""
+    exact = mask.detach().float().masked_fill(hidden, float("-inf"))
+    if not sinks:
+        most = exact.amax(-1, keepdim=True)
+        exact = exact - torch.where(most.isfinite(), most, torch.zeros_like(most))
+    half = exact.to(torch.float16)
+    # Far below the largest a logit is as good as hidden, however it is rounded.
+    near = ~hidden & (exact > -30.0)
+    lost = float((half.float() - exact)[near].abs().max()) if bool(near.any()) else 0.0
+    if not lost <= 1e-2:
+        raise UnsupportedError(
+            f"an additive attention mask loses {lost:.3g} in 16 bit, in which "
+            f"attn_implementation='polarquant' adds it (at most 0.01): use 'sdpa' or 'eager', "
+            f"which work with the same cache"
+        )
+    return half
+
+
 def _packed_masks(
-    mask: torch.Tensor | None, pads: list[int], may_drop: bool
+    mask: torch.Tensor | None, pads: list[int], may_drop: bool, sinks: bool
 ) -> list[torch.Tensor | None]:
     """For each row an additive mask, float16 [n, tokens kept], or None if everything is seen.
 
@@ -229,9 +257,10 @@ def _packed_masks(
                 "attention_mask with the padding at every step"
             )
         return [None] * len(pads)
+    version = None if mask.is_inference() else mask._version  # an edit in place is another mask
     kept = getattr(mask, "_polarquant", None)
-    if kept is not None and kept[0] == pads:
-        return kept[1]
+    if version is not None and kept is not None and kept[:2] == (pads, version):
+        return kept[2]
     hidden = _hidden(mask).expand(len(pads), -1, -1)
     masks: list[torch.Tensor | None] = []
     for b, pad in enumerate(pads):
@@ -247,7 +276,10 @@ def _packed_masks(
             packed = torch.zeros(hidden[b, :, pad:].shape, dtype=torch.float16)
             packed.masked_fill_(hidden[b, :, pad:], float("-inf"))
         else:
-            packed = mask.expand(len(pads), -1, -1, -1)[b, 0, :, pad:].to(torch.float16)
+            packed = _half(
+                mask.expand(len(pads), -1, -1, -1)[b, 0, :, pad:], hidden[b, :, pad:], sinks
+            )
         masks.append(packed.contiguous())
-    mask._polarquant = (list(pads), masks)
+    if version is not None:
+        mask._polarquant = (list(pads), version, masks)
     return masks

@@ -44,6 +44,8 @@ class PolarQuantCache(Cache):
 
     Sliding-window layers, state-space layers and the like keep the library's own cache; layers
     that share another layer's keys have none.
+
+    One thread at a time may use a cache; different caches, copies too, may be used at once.
     """
 
     def __init__(
@@ -70,6 +72,21 @@ class PolarQuantCache(Cache):
             raise ParameterError(
                 f"rope is {rope!r}: it must be 'auto', 'halves', 'adjacent' or 'none'"
             )
+        if not hasattr(config, "get_text_config"):
+            raise ParameterError(
+                f"config is a {type(config).__name__}: give the model's configuration, model.config"
+            )
+        if profile is None:
+            raise ParameterError("profile is None: it must be 'auto' or a file")
+        if isinstance(skip_layers, int):
+            raise ParameterError(f"skip_layers is {skip_layers}: give a list, [{skip_layers}]")
+        if not isinstance(residual_length, int) or residual_length < 0:
+            raise ParameterError(
+                f"residual_length is {residual_length!r}: it must be a whole number from 0 on"
+            )
+        for name, scheme in (("key", key), ("value", value)):
+            if not isinstance(scheme, str):
+                raise ParameterError(f"{name} is {scheme!r}: it must be the name of a scheme")
         self.config = config.get_text_config(decoder=True)
         self.threads = threads
         self.rope = rope
@@ -109,7 +126,7 @@ class PolarQuantCache(Cache):
                 )
             )
             # Settings out of range are refused now, not at the first token.
-            head_dim = getattr(self.config, "head_dim", None) or 64
+            head_dim = self._head_dim(i)
             _core.SequenceCache(
                 layers[i].setup.key, layers[i].setup.value, head_dim, head_dim, 1, page_tokens,
                 residual_length, sink_tokens,
@@ -126,18 +143,18 @@ class PolarQuantCache(Cache):
 
         total_bytes is the sum of exact_bytes (16-bit rows), code_bytes, header_bytes,
         bookkeeping_bytes, stock_bytes (tensors of layers that are not ours) and observed_bytes
-        (queries and keys of a first page that is not whole yet). f16_bytes is what the tokens of
-        our layers would take in 16 bit.
+        (queries and keys of a first page that is not whole yet, and tokens that attention has not
+        taken over yet). f16_bytes is what the tokens of our layers would take in 16 bit. Changes
+        nothing; but like everything here it is for the thread that runs the model.
         """
-        caches = []
-        for layer in self.packed_layers():
-            layer.flush()
-            caches += [row.cache for row in layer.rows]
+        caches = [row.cache for layer in self.packed_layers() for row in layer.rows]
         facts = dict(_core.SequenceCache.memory_of(caches))
         facts["stock_bytes"] = sum(
             tensor.nbytes for layer in self.layers for tensor in files.stock_tensors(layer)
         )
         facts["observed_bytes"] = sum(layer.observed_bytes for layer in self.packed_layers())
+        pending = sum(layer.pending_bytes for layer in self.packed_layers())
+        facts["observed_bytes"] += pending
         facts["total_bytes"] += facts["stock_bytes"] + facts["observed_bytes"]
         return facts
 
@@ -154,6 +171,12 @@ class PolarQuantCache(Cache):
     ) -> PolarQuantCache:
         """The cache that was saved, for a model with the same layers."""
         return files.load(cls, os.fspath(path), config, threads)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise UnsupportedError(
+            "a PolarQuantCache cannot be pickled: write it with cache.save(path), read it with "
+            "PolarQuantCache.load(path, config)"
+        )
 
     def __deepcopy__(self, memo: Any) -> PolarQuantCache:
         """A copy that shares all pages. It belongs to the same model: config is not copied."""
@@ -174,6 +197,12 @@ class PolarQuantCache(Cache):
 
     def _packed(self) -> bool:
         return getattr(self.config, "_attn_implementation", None) == NAME
+
+    def _head_dim(self, layer: int) -> int:
+        """Of a layer, where the config says; tensors have the last word."""
+        per_layer = getattr(self.config, "per_layer_config", None)
+        source = self.config if per_layer is None else per_layer[layer]
+        return getattr(source, "head_dim", None) or 64
 
     def _threads(self) -> int:
         return self.threads or torch.get_num_threads()

@@ -49,6 +49,12 @@ def save(cache: PolarQuantCache, path: str) -> None:
             continue
         layer.flush()
         setup = layer.setup
+        if layer.needs_balance and layer.balance is None and layer.length > 0:
+            raise UnsupportedError(
+                f"layer {number} has not seen the first {setup.page_tokens} tokens yet, from which "
+                f"its balance is taken, and the file has no place for what it saw: save later, or "
+                f"make the cache with profile=FILE"
+            )
         layers.append(
             {
                 "kind": kind,

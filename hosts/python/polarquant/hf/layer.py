@@ -273,6 +273,12 @@ class PolarQuantLayer(CacheLayerMixin):
             self.settle()
 
     @property
+    def pending_bytes(self) -> int:
+        """Of an update that attention has not taken over yet."""
+        step = self._step
+        return 0 if step is None else step.keys.nbytes + step.values.nbytes
+
+    @property
     def observed_bytes(self) -> int:
         return sum(row.observed.nbytes for row in self.rows)
 

@@ -74,7 +74,9 @@ class Linked(torch.Tensor):
             f"keys or values ({name or func}): the cache was made with a config whose attention "
             f"is 'polarquant', but this layer of the model does not use it; call "
             f"model.set_attn_implementation('polarquant') on the model itself and make the cache "
-            f"from model.config, or use another attention for both"
+            f"from model.config. Some architectures (latent attention, differences of attentions) "
+            f"compute with cached keys themselves: use 'sdpa' or 'eager' there, which work with "
+            f"the same cache"
         )
 
     def __deepcopy__(self, memo: Any) -> Linked:

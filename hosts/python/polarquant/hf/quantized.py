@@ -48,7 +48,8 @@ def zscore_cache(
     del q_group_size
     if nbits not in _BITS:
         raise ParameterError(
-            f"`nbits` for `{BACKEND}` backend has to be one of [`2`, `3`, `4`, `5`] but got {nbits}"
+            f"`nbits` for `{BACKEND}` backend has to be one of [`2`, `3`, `4`, `5`] but got "
+            f"{nbits!r}"
         )
     for name, axis in (("axis_key", axis_key), ("axis_value", axis_value)):
         if axis not in _AXES:
