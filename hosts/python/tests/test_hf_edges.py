@@ -14,6 +14,7 @@ from hf_models import llama, packed, prompt, use  # noqa: E402
 
 import polarquant  # noqa: E402
 from polarquant.hf import PolarQuantCache  # noqa: E402
+from polarquant.hf.attention import _half  # noqa: E402
 
 
 def filled(model, tokens=200, scheme="turbo4:center/turbo4"):
@@ -62,10 +63,19 @@ def test_a_bias_in_a_mask_is_added_exactly_or_refused():
     steps = torch.arange(301.0)[None, None, None]
     for mask in (0.25 * steps, 3000 - 0.5 * steps, torch.full_like(steps, -1e5), 300 * steps):
         assert (last("polarquant", mask) - last("eager", mask)).abs().max() < 3e-2
-    with pytest.raises(polarquant.UnsupportedError, match="loses"):
-        last("polarquant", torch.linspace(-25, 0, 301)[None, None, None] + 1e-3 * (steps % 2))
     with pytest.raises(polarquant.ParameterError, match="int64"):
         last("polarquant", steps.long())
+
+
+def test_a_bias_beside_sinks_keeps_its_size_or_is_refused():
+    # Sinks do not move with a row, so nothing may be taken off it.
+    seen = torch.zeros(1, 4, dtype=torch.bool)
+    small = torch.tensor([[1.0, 0.5, 0.25, -40.3]])
+    assert torch.equal(_half(small, seen, True)[:, :3], small[:, :3].half())
+    large = torch.tensor([[3000.3, 2999.7, 0.0, 1.0]])
+    with pytest.raises(polarquant.UnsupportedError, match="loses"):
+        _half(large, seen, True)
+    assert (_half(large, seen, False)[0, 1] + 0.6).abs() < 1e-3
 
 
 def test_what_cannot_be_kept_is_said(tmp_path):

@@ -21,6 +21,10 @@ def resident():
     with open("/proc/self/smaps_rollup") as file:
         return int(re.search(r"Rss: +(\\d+) kB", file.read())[1]) * 1024
 
+def settled(cache):  # what attention would do
+    for layer in cache.packed_layers():
+        layer.flush()
+
 config = transformers.LlamaConfig(
     num_hidden_layers=4, num_attention_heads=8, num_key_value_heads=4, head_dim=128,
     hidden_size=1024, vocab_size=8)
@@ -30,7 +34,7 @@ config._attn_implementation = "polarquant"   # update then decodes nothing
 for _ in range(2):
     for layer in range(4):
         warm.update(piece, piece, layer)
-warm.memory()
+settled(warm)
 before = resident()
 for _ in range(2):  # the second takes the memory of the first
     cache = None
@@ -39,6 +43,7 @@ for _ in range(2):  # the second takes the memory of the first
     for _ in range(16):
         for layer in range(4):
             cache.update(piece, piece, layer)
+    settled(cache)
     use = cache.memory()
     print(use["total_bytes"], use["f16_bytes"], resident() - before)
 """
