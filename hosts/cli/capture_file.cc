@@ -41,6 +41,13 @@ std::optional<int> LayerOf(const std::string& name, Role role) {
   return layer;
 }
 
+// A list of whole numbers from 0 on: the JSON library would convert others without a word.
+bool AreCounts(const Json& list) {
+  return list.is_array() && std::all_of(list.begin(), list.end(), [](const Json& number) {
+           return number.is_number_unsigned();
+         });
+}
+
 class Reader {
  public:
   explicit Reader(const std::string& path) : path_(path), file_(path, std::ios::binary) {
@@ -100,6 +107,9 @@ class Reader {
 
   CapturedFloats LoadTensor(const std::string& name, const Json& entry) {
     const auto type = entry.at("dtype").get<std::string>();
+    if (!AreCounts(entry.at("shape")) || !AreCounts(entry.at("data_offsets"))) {
+      Refuse(fmt::format("tensor {} has a shape or a place that is no count", name));
+    }
     const auto shape = entry.at("shape").get<std::vector<int64_t>>();
     const auto offsets = entry.at("data_offsets").get<std::vector<uint64_t>>();
     const bool half = type == "F16";

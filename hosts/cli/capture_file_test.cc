@@ -87,6 +87,12 @@ TEST_F(CaptureFile, ThatIsDamagedIsRefusedByName) {
           "12345678");
     ExpectRefused("outside the file");
   }
+  for (const char* shape : {"[1,1,1e300]", "[1,1,-2]", "[1,1,2.5]", "7"}) {
+    Write(std::string(R"({"layer.0.key":{"dtype":"F32","data_offsets":[0,8],"shape":)") + shape +
+              "}}",
+          "12345678");
+    ExpectRefused("no count");
+  }
   const uint32_t nan[2] = {0, 0x7fc00000};
   Write(R"({"layer.0.key":{"dtype":"F32","shape":[1,1,2],"data_offsets":[0,8]}})",
         std::string(reinterpret_cast<const char*>(nan), sizeof(nan)));

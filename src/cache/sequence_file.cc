@@ -3,6 +3,7 @@
 //
 //   "PQSEQ\0\0" and the version, the length of the description, the description (JSON), zeros up to
 //   a multiple of 64, then the numbers it tells of: profiles, then pages; and a checksum of it all.
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -25,6 +26,15 @@ using Json = nlohmann::json;
 constexpr char kMagic[7] = {'P', 'Q', 'S', 'E', 'Q', 0, 0};
 constexpr char kVersion = 1;
 constexpr size_t kStart = 16, kChecksum = 8, kAlignment = 64;
+
+// Our descriptions have whole numbers only; the JSON library would convert others without a word.
+bool IsOurs(const Json& json, int depth = 0) {
+  constexpr int kDeepest = 8;
+  if (json.is_number_float() || depth > kDeepest) return false;
+  return !json.is_structured() || std::all_of(json.begin(), json.end(), [&](const Json& part) {
+    return IsOurs(part, depth + 1);
+  });
+}
 
 uint64_t ReadNumber(std::string_view bytes, size_t at) {
   uint64_t number = 0;
@@ -328,7 +338,9 @@ struct SequenceFile {
     const size_t data = (kStart + length + kAlignment - 1) / kAlignment * kAlignment;
     if (data > checked.size()) Fail(ErrorCode::kCorruption, "ends too soon");
     try {
-      return ParseParts(Json::parse(checked.substr(kStart, length)), {checked.substr(data)});
+      const Json description = Json::parse(checked.substr(kStart, length));
+      if (!IsOurs(description)) Fail(ErrorCode::kFormat, "has numbers that are not whole");
+      return ParseParts(description, {checked.substr(data)});
     } catch (const Json::exception& error) {
       Fail(ErrorCode::kFormat, std::string("cannot be read: ") + error.what());
     }

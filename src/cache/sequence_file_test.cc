@@ -155,6 +155,23 @@ TEST(SequenceFile, SurvivesDescriptionsThatLie) {
   EXPECT_GT(refused, 1000);
 }
 
+TEST(SequenceFile, RefusesNumbersThatAreNotWhole) {
+  std::string bytes = Some().Print();
+  const size_t at = bytes.find("\"length\":300");
+  ASSERT_NE(at, std::string::npos);
+  bytes.replace(at + 9, 3, "3e9");
+  const uint64_t checksum = XXH3_64bits(bytes.data(), bytes.size() - 8);
+  for (size_t b = 0; b < 8; ++b) {
+    bytes[bytes.size() - 8 + b] = static_cast<char>(checksum >> (8 * b) & 0xff);
+  }
+  try {
+    SavedSequences::Parse(bytes);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("whole"), std::string::npos) << error.what();
+  }
+}
+
 TEST(SequenceFile, IsWrittenBesideAndRenamed) {
   const std::string path = testing::TempDir() + "some.sequences";
   const SavedSequences saved = Some();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The profile's file: safetensors, that is a 64-bit length, a JSON header of that many bytes, and
 // the tensors it points at. Read strictly: every offset is checked before it is used.
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <nlohmann/json.hpp>
@@ -88,12 +89,22 @@ int64_t Count(const Json& metadata, const std::string& key) {
   return count;
 }
 
+// A list of whole numbers from 0 on: the JSON library would convert others without a word.
+bool AreCounts(const Json& list) {
+  return list.is_array() && std::all_of(list.begin(), list.end(), [](const Json& number) {
+           return number.is_number_unsigned();
+         });
+}
+
 // Reads one tensor of a layer, whose shape the first tensor sets; `rows` f32 rows for each kv_head.
 void ReadTensor(const Json& header, const std::string& name, std::string_view data,
                 LayerProfile& layer, int rows, std::vector<float>& values) {
   if (!header.contains(name)) ThrowFormat("tensor " + name + " is missing");
   const Json& entry = header.at(name);
   try {
+    if (!AreCounts(entry.at("shape")) || !AreCounts(entry.at("data_offsets"))) {
+      ThrowFormat("tensor " + name + " has a shape or a place that is no count");
+    }
     const auto shape = entry.at("shape").get<std::vector<int64_t>>();
     const auto offsets = entry.at("data_offsets").get<std::vector<uint64_t>>();
     const bool plain = entry.at("dtype") == "F32" && shape.size() == 2 && offsets.size() == 2 &&

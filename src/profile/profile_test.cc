@@ -369,6 +369,20 @@ TEST(ProfileFile, RefusesEveryTruncationAndSurvivesEveryFlippedByte) {
   }
 }
 
+TEST(ProfileFile, RefusesPlacesThatAreNoCounts) {
+  std::string bytes = SomeProfile().Print();
+  const std::string before = "\"data_offsets\":[0,";
+  const size_t at = bytes.find(before);
+  ASSERT_NE(at, std::string::npos);
+  bytes[at + before.size() + 1] = 'e';  // 512 becomes 5e2
+  try {
+    ModelProfile::Parse(bytes);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("no count"), std::string::npos) << error.what();
+  }
+}
+
 TEST(ProfileFile, SaysWhyItIsRefused) {
   const auto message = [](const std::string& path) -> std::string {
     try {
