@@ -102,8 +102,8 @@ nb::object ObserveBalance(const AnyArray& queries, const AnyArray& keys, int pag
     double squares = 0, within = 0;
     for (int n = 0; n < count; ++n) {
       for (int h = head * group; h < (head + 1) * group; ++h) {
-        const double q =
-            query_rows[static_cast<size_t>((n * num_q_heads + h) * head_dim + channel)];
+        const int64_t row = int64_t{n} * num_q_heads + h;
+        const double q = query_rows[static_cast<size_t>(row * head_dim + channel)];
         squares += q * q;
       }
     }
@@ -111,7 +111,7 @@ nb::object ObserveBalance(const AnyArray& queries, const AnyArray& keys, int pag
       const int rows = std::min(page_tokens, count - first);
       double sum = 0, sum_of_squares = 0;
       for (int n = first; n < first + rows; ++n) {
-        const double k = key_rows[static_cast<size_t>(n * width + c)];
+        const double k = key_rows[static_cast<size_t>(int64_t{n} * width + c)];
         sum += k;
         sum_of_squares += k * k;
       }
