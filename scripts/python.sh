@@ -62,4 +62,5 @@ pytest=("$python" -m pytest -c "$ROOT/pyproject.toml" --rootdir "$tests" -p no:c
 say 'tests (Python)'
 "${pytest[@]}"
 say "tests (Python, $(sed -n 's/^transformers==/transformers /p' "$ROOT/$requirements"))"
-PYTHONPATH=$older "${pytest[@]}" -m contract
+# Arguments may leave nothing of these, which pytest says with 5.
+PYTHONPATH=$older "${pytest[@]}" -m contract || (($? == 5 && $# > 0))

@@ -98,11 +98,7 @@ pq_status pq_sequence_cache_truncate(pq_sequence_cache* cache, int64_t length) {
 }
 
 pq_status pq_sequence_cache_evict_front(pq_sequence_cache* cache, int64_t count) {
-  return Guard([&] {
-    SequenceCache& of = CacheOf(cache);
-    CheckRange<int64_t>("count", count, 0, of.length() - of.first_token());
-    of.EvictFront(count);
-  });
+  return Guard([&] { CacheOf(cache).EvictFront(count); });
 }
 
 pq_status pq_sequence_cache_clear(pq_sequence_cache* cache) {

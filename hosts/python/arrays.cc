@@ -5,6 +5,7 @@
 
 #include <Eigen/Core>
 #include <string>
+#include <utility>
 
 #include "polarquant/error.h"
 
@@ -183,6 +184,14 @@ void FromFloats(const float* floats, int64_t count, NumberType type, void* data)
 }
 
 int64_t SizeOf(NumberType type) { return type == NumberType::kF32 ? 4 : 2; }
+
+nb::object MatrixOf(std::vector<float> values, int num_rows, int num_columns) {
+  auto* kept = new std::vector<float>(std::move(values));
+  const nb::capsule owner(kept,
+                          [](void* p) noexcept { delete static_cast<std::vector<float>*>(p); });
+  const size_t shape[] = {static_cast<size_t>(num_rows), static_cast<size_t>(num_columns)};
+  return nb::cast(nb::ndarray<nb::numpy, float>(kept->data(), 2, shape, owner));
+}
 
 int NumThreads(int threads) {
   if (threads < 0) {

@@ -51,6 +51,9 @@ void ToFloats(const void* data, NumberType type, int64_t count, float* floats);
 void FromFloats(const float* floats, int64_t count, NumberType type, void* data);
 int64_t SizeOf(NumberType type);  // bytes
 
+// float32 [num_rows, num_columns] of NumPy's, with memory of its own.
+nanobind::object MatrixOf(std::vector<float> values, int num_rows, int num_columns);
+
 // 0 is as many as OpenMP would take, which OMP_NUM_THREADS sets. Throws Error(kParameter) for
 // fewer.
 int NumThreads(int threads);

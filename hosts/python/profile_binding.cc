@@ -24,16 +24,6 @@ using namespace nb::literals;
 namespace polarquant::python {
 namespace {
 
-using Floats = nb::ndarray<nb::numpy, float>;
-
-nb::object Matrix(std::vector<float> values, int num_rows, int num_columns) {
-  auto* kept = new std::vector<float>(std::move(values));
-  const nb::capsule owner(kept,
-                          [](void* p) noexcept { delete static_cast<std::vector<float>*>(p); });
-  const size_t shape[] = {static_cast<size_t>(num_rows), static_cast<size_t>(num_columns)};
-  return nb::cast(Floats(kept->data(), 2, shape, owner));
-}
-
 Rope::Pairing PairingOf(const std::string& word) {
   if (word == "none") return Rope::Pairing::kNone;
   if (word == "adjacent") return Rope::Pairing::kAdjacent;
@@ -93,39 +83,16 @@ nb::object ObserveBalance(const AnyArray& queries, const AnyArray& keys, int pag
     throw Error(ErrorCode::kParameter,
                 "page_tokens is " + std::to_string(page_tokens) + ": it must be at least 1");
   }
-  // The moments of BalanceScale (polarquant/model_profile.h), all at once.
   const std::vector<float> query_rows = ByToken(query_view), key_rows = ByToken(key_view);
-  const int group = num_q_heads / num_kv_heads, width = num_kv_heads * head_dim;
-  std::vector<float> moment(static_cast<size_t>(width)), variance(moment), balance;
-  for (int c = 0; c < width; ++c) {
-    const int head = c / head_dim, channel = c % head_dim;
-    double squares = 0, within = 0;
-    for (int n = 0; n < count; ++n) {
-      for (int h = head * group; h < (head + 1) * group; ++h) {
-        const int64_t row = int64_t{n} * num_q_heads + h;
-        const double q = query_rows[static_cast<size_t>(row * head_dim + channel)];
-        squares += q * q;
-      }
-    }
-    for (int first = 0; first < count; first += page_tokens) {
-      const int rows = std::min(page_tokens, count - first);
-      double sum = 0, sum_of_squares = 0;
-      for (int n = first; n < first + rows; ++n) {
-        const double k = key_rows[static_cast<size_t>(int64_t{n} * width + c)];
-        sum += k;
-        sum_of_squares += k * k;
-      }
-      within += std::max(sum_of_squares - sum * sum / rows, 0.0);
-    }
-    moment[static_cast<size_t>(c)] = static_cast<float>(squares / count);
-    variance[static_cast<size_t>(c)] = static_cast<float>(within / count);
+  const int64_t query_stride = int64_t{num_q_heads} * head_dim;
+  const int64_t key_stride = int64_t{num_kv_heads} * head_dim;
+  KeyObserver observer(0, num_kv_heads, head_dim, rope);
+  observer.AddQueries(query_rows.data(), count, query_stride, num_q_heads, head_dim);
+  for (int first = 0; first < count; first += page_tokens) {
+    observer.AddPage(key_rows.data() + first * key_stride, std::min(page_tokens, count - first),
+                     key_stride, nullptr);  // no frequencies, so no positions
   }
-  for (int head = 0; head < num_kv_heads; ++head) {
-    const std::vector<float> scales = BalanceScale(rope, moment.data() + head * head_dim,
-                                                   variance.data() + head * head_dim, head_dim);
-    balance.insert(balance.end(), scales.begin(), scales.end());
-  }
-  return Matrix(std::move(balance), num_kv_heads, head_dim);
+  return MatrixOf(observer.Finish(1).balance, num_kv_heads, head_dim);
 }
 
 nb::dict LoadProfile(const std::string& path) {
@@ -133,7 +100,7 @@ nb::dict LoadProfile(const std::string& path) {
   nb::dict layers;
   for (const LayerProfile& layer : profile.layers) {
     nb::dict facts;
-    facts["balance"] = Matrix(layer.balance, layer.num_kv_heads, layer.head_dim);
+    facts["balance"] = MatrixOf(layer.balance, layer.num_kv_heads, layer.head_dim);
     facts["pairing"] = WordOf(layer.rope.pairing);
     facts["rope_dims"] = layer.rope.dims;
     layers[nb::int_(layer.layer)] = facts;

@@ -24,8 +24,6 @@ using namespace nb::literals;
 namespace polarquant::python {
 namespace {
 
-using Floats = nb::ndarray<nb::numpy, float>;
-
 SequenceCache Make(const std::string& key, const std::string& value, int key_head_dim,
                    int value_head_dim, int num_kv_heads, int page_tokens, int window_tokens,
                    int sink_tokens) {
@@ -49,9 +47,7 @@ HostRows RowsOf(const View& view) {
 }
 
 float* FloatsOf(const View& view, const char* name) {
-  if (view.type != NumberType::kF32) {
-    throw Error(ErrorCode::kUnsupported, std::string(name) + " must be float32");
-  }
+  CheckFloats(view, name);
   return static_cast<float*>(view.data);
 }
 
@@ -89,12 +85,7 @@ void SetBalance(SequenceCache& cache, const AnyArray& balance) {
 nb::object Balance(const SequenceCache& cache) {
   const SequenceCache::Config& config = cache.config();
   if (config.profile == nullptr || config.profile->balance.empty()) return nb::none();
-  auto* scales = new std::vector<float>(config.profile->balance);
-  const nb::capsule owner(scales,
-                          [](void* p) noexcept { delete static_cast<std::vector<float>*>(p); });
-  const size_t shape[] = {static_cast<size_t>(config.num_kv_heads),
-                          static_cast<size_t>(config.key_head_dim)};
-  return nb::cast(Floats(scales->data(), 2, shape, owner));
+  return MatrixOf(config.profile->balance, config.num_kv_heads, config.key_head_dim);
 }
 
 Role RoleOf(const std::string& word) {

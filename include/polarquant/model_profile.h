@@ -100,8 +100,8 @@ class KeyObserver {
 
   int64_t num_queries() const { return num_queries_; }
   int64_t num_keys() const { return num_keys_; }
-  // Throws Error(kParameter) if it has seen too little.
-  LayerProfile Finish() const;
+  // Throws Error(kParameter) if it has seen fewer than `fewest_rows` keys or queries.
+  LayerProfile Finish(int64_t fewest_rows = 256) const;
 
  private:
   struct Turned {  // of a pair: least squares for its mean (model_profile.cc)

@@ -86,11 +86,12 @@ void SequenceCache::Append(const HostRows& keys, const HostRows& values, int64_t
   if (keys.data == nullptr || values.data == nullptr) {
     throw Error(ErrorCode::kParameter, "appending needs keys and values");
   }
-  impl_->keys.Append(keys, count, num_threads);
   try {
+    impl_->keys.Append(keys, count, num_threads);
     impl_->values.Append(values, count, num_threads);
   } catch (...) {
     impl_->keys.Truncate(impl_->length);
+    impl_->values.Truncate(impl_->length);
     throw;
   }
   impl_->length += count;

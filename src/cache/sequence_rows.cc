@@ -18,7 +18,7 @@
 namespace polarquant {
 namespace {
 
-// Rows of several kv_heads as f16, whatever the host has.
+// A row of one kv_head as f16, whatever the host has.
 void StoreHead(const HostRows& from, int64_t row, int64_t kv_head, int head_dim, uint16_t* to) {
   const int64_t at = row * from.row_stride + kv_head * from.head_stride;
   const auto count = static_cast<size_t>(head_dim);

@@ -29,7 +29,6 @@ using Complex = std::complex<double>;
 constexpr double kWidest = 64.0;           // of a scale against the head's median
 constexpr double kTurnsEnough = 0.02;      // of M against N
 constexpr double kWorthSubtracting = 0.1;  // of the pair's variance
-constexpr int64_t kFewestRows = 256;
 
 double Square(double x) { return x * x; }
 
@@ -220,13 +219,13 @@ void KeyObserver::AddPage(const float* rows, int count, int64_t stride, const in
   }
 }
 
-LayerProfile KeyObserver::Finish() const {
-  if (num_keys_ < kFewestRows || num_queries_ < kFewestRows) {
+LayerProfile KeyObserver::Finish(int64_t fewest_rows) const {
+  if (num_keys_ < fewest_rows || num_queries_ < fewest_rows) {
     throw Error(ErrorCode::kParameter,
                 "layer " + std::to_string(layer_) + ": " + std::to_string(num_keys_) +
                     " keys and " + std::to_string(num_queries_) +
                     " queries were observed; a profile needs at least " +
-                    std::to_string(kFewestRows) + " of each, give more text");
+                    std::to_string(fewest_rows) + " of each, give more text");
   }
   LayerProfile profile;
   profile.layer = layer_;
