@@ -76,6 +76,11 @@ struct Kernels {
   void (*encode_tiles)(const Codec& codec, const float* rows, int tokens, int head_dim,
                        ScaleRule rule, bool lanes_are_tokens, std::byte* codes, uint16_t* scales);
 
+  // And back: the first `count` of the page's `tokens` tokens, [count][head_dim] f32, still
+  // rotated. The same bits as the codec's own decode on every target.
+  void (*decode_tiles)(const Codec& codec, const std::byte* codes, const uint16_t* scales,
+                       int tokens, int head_dim, bool lanes_are_tokens, int count, float* rows);
+
   void (*half_to_float)(const uint16_t* halves, int64_t count, float* floats);
   void (*float_to_half)(const float* floats, int64_t count, uint16_t* halves);  // sanitises
 };

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "codecs/codec.h"
+#include "codecs/pack.h"
 #include "format/tile_layout.h"
 #include "math/rotation.h"
 #include "polarquant/error.h"
@@ -465,6 +466,48 @@ TEST(Encoding, EveryTargetWritesTheBytesOfTheScalarOne) {
             ASSERT_EQ(page.codes, expected.codes)
                 << kernels->target << " " << bits << " " << head_dim << " " << lanes_are_tokens;
           }
+        }
+      }
+    }
+  }
+}
+
+TEST(Decoding, EveryTargetGivesTheBitsOfTheCodecItself) {
+  std::mt19937 random(12);
+  for (const Kernels* kernels : Targets()) {
+    for (const int bits : {2, 3, 4}) {
+      const Codec& codec = FindCodec("turbo" + std::to_string(bits));
+      for (const int head_dim : kHeadDims) {
+        for (const bool lanes_are_tokens : {true, false}) {
+          const int tokens = 64 << random() % 3;
+          const int count = static_cast<int>(random() % static_cast<unsigned>(tokens + 1));
+          SCOPED_TRACE(testing::Message() << kernels->target << " bits " << bits << " head_dim "
+                                          << head_dim << " rows " << count << " of " << tokens);
+          const Page page = RandomPage(random, bits, head_dim, tokens);
+          const auto width = static_cast<size_t>(head_dim);
+          std::vector<float> rows(static_cast<size_t>(count + 1) * width, 77.0f);
+          auto expected = rows;
+          kernels->decode_tiles(codec, page.codes.data(), page.scales.data(), tokens, head_dim,
+                                lanes_are_tokens, count, rows.data());
+          for (int t = 0; t < count; ++t) {
+            std::vector<std::byte> record(codec.record_bytes(head_dim));
+            std::vector<uint8_t> codes(width);
+            const size_t num_scales = RotationBlocks(head_dim).size();
+            for (size_t b = 0; b < num_scales; ++b) {
+              std::memcpy(&record[2 * b], &page.scales[b * tokens + t], 2);
+            }
+            for (int c = 0; c < head_dim; ++c) {
+              const CodeAddress at =
+                  AddressOf(lanes_are_tokens ? LaneOrder::kTokens : LaneOrder::kChannels, bits,
+                            head_dim, t, c);
+              codes[static_cast<size_t>(c)] = static_cast<uint8_t>(
+                  GetCode(reinterpret_cast<const uint8_t*>(page.codes.data()) + at.segment_offset,
+                          bits, at.lane_blocks, at.depth, at.lane, at.step));
+            }
+            PackCodes(codes.data(), head_dim, bits, &record[2 * num_scales]);
+            codec.decode(record.data(), head_dim, &expected[static_cast<size_t>(t) * width]);
+          }
+          ASSERT_EQ(std::memcmp(rows.data(), expected.data(), rows.size() * sizeof(float)), 0);
         }
       }
     }

@@ -134,6 +134,15 @@ void EncodeTiles(const Codec& codec, const float* rows, int tokens, int head_dim
   }
 }
 
+void DecodeTiles(const Codec& codec, const std::byte* codes, const uint16_t* scales, int tokens,
+                 int head_dim, bool lanes_are_tokens, int count, float* rows) {
+  const LaneOrder order = lanes_are_tokens ? LaneOrder::kTokens : LaneOrder::kChannels;
+  for (int t = 0; t < count; ++t) {
+    DecodeToken(codec, order, head_dim, codes, scales, tokens, t,
+                rows + static_cast<int64_t>(t) * head_dim);
+  }
+}
+
 // ---- ggml blocks
 
 template <int kBlockBytes, typename Number>
@@ -227,6 +236,7 @@ constexpr Kernels kTable = {
     .rotate = &RotateRows,
     .unrotate = &UnrotateRows,
     .encode_tiles = &EncodeTiles,
+    .decode_tiles = &DecodeTiles,
     .half_to_float = &HalvesToFloats,
     .float_to_half = &FloatsToHalves,
 };

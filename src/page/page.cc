@@ -380,8 +380,15 @@ std::span<std::byte> PageFormat::Header(std::byte* page, int index) const {
 }
 
 void PageFormat::DecodeCodes(const std::byte* page, int count, float* rows_rot) const {
+  const Impl& f = *impl_;
+  if (f.tiled() && f.kernels.decode_tiles != nullptr) {
+    f.kernels.decode_tiles(f.codec, page, reinterpret_cast<const uint16_t*>(page + f.codes_bytes),
+                           f.page_tokens, f.head_dim, f.lane_order() == LaneOrder::kTokens, count,
+                           rows_rot);
+    return;
+  }
   for (int r = 0; r < count; ++r) {
-    impl_->DecodeRotated(page, r, rows_rot + static_cast<int64_t>(r) * impl_->head_dim);
+    f.DecodeRotated(page, r, rows_rot + static_cast<int64_t>(r) * f.head_dim);
   }
 }
 

@@ -134,6 +134,19 @@ struct Simd {
   static Codes LoadCodes(const uint8_t* p) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   }
+  static void StoreCodes(uint8_t* p, Codes codes) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), codes);
+  }
+  // A table of sixteen bytes, and its entries by bytes below 16.
+  static Codes RepeatBytes(const uint8_t* entries) {
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(entries)));
+  }
+  static Codes PickBytes(Codes table, Codes indices) { return _mm256_shuffle_epi8(table, indices); }
+  // The kBits bits from bit `shift` of every byte.
+  template <int kBits>
+  static Codes FieldAt(Codes codes, int shift) {
+    return _mm256_and_si256(_mm256_srli_epi16(codes, shift), _mm256_set1_epi8((1 << kBits) - 1));
+  }
   // 3 bits: the fields in the top two bits of three vectors, as the low six bits of one.
   static Codes TopFields(Codes a, Codes b, Codes c) {
     const Codes low = _mm256_and_si256(_mm256_srli_epi16(a, 6), _mm256_set1_epi8(3));

@@ -152,6 +152,18 @@ struct Simd {
     return table;
   }
   static Codes LoadCodes(const uint8_t* p) { return _mm512_loadu_si512(p); }
+  static void StoreCodes(uint8_t* p, Codes codes) { _mm512_storeu_si512(p, codes); }
+  // A table of sixteen bytes, and its entries by bytes below 16.
+  static Codes RepeatBytes(const uint8_t* entries) {
+    return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(entries)));
+  }
+  static Codes PickBytes(Codes table, Codes indices) { return _mm512_shuffle_epi8(table, indices); }
+  // The kBits bits from bit `shift` of every byte.
+  template <int kBits>
+  static Codes FieldAt(Codes codes, int shift) {
+    return _mm512_and_si512(_mm512_srli_epi16(codes, static_cast<unsigned>(shift)),
+                            _mm512_set1_epi8((1 << kBits) - 1));
+  }
   // 3 bits: the fields in the top two bits of three vectors, as the low six bits of one.
   static Codes TopFields(Codes a, Codes b, Codes c) {
     const Codes ab = _mm512_ternarylogic_epi32(_mm512_set1_epi8(3), _mm512_srli_epi16(a, 6),

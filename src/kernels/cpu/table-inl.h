@@ -4,6 +4,7 @@
 
 #include "kernels/cpu/tiles-inl.h"
 // After tiles-inl.h: the blocks of rows are those of the integer kernels.
+#include "kernels/cpu/decode-inl.h"
 #include "kernels/cpu/encode-inl.h"
 #include "kernels/cpu/rotate-inl.h"
 #include "kernels/cpu/rows-inl.h"
@@ -29,6 +30,7 @@ constexpr Kernels kTable = {
     .rotate = &RotateRows,
     .unrotate = &UnrotateRows,
     .encode_tiles = &EncodeTiles,
+    .decode_tiles = &DecodeTiles,
     .half_to_float = &HalvesToFloats,
     .float_to_half = &FloatsToHalves,
 };
