@@ -82,7 +82,7 @@ std::vector<float> BalanceScale(const Rope& rope, const float* query_moment,
 // Directions that nothing uses are bounded, so A is invertible whatever was observed.
 std::vector<float> DenseMap(const std::vector<double>& query_moments,
                             const std::vector<double>& key_covariance, int head_dim);
-// Of each of the maps one after another.
+// Of each of the maps one after another. Throws Error(kParameter) if the last one is cut short.
 std::vector<float> InverseMaps(const std::vector<float>& maps, int head_dim);
 
 // Collects the moments of one layer from queries and keys as attention sees them, after RoPE.

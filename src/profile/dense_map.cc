@@ -2,7 +2,9 @@
 // Stage 1/7 normalise, prepared: the dense map that gives queries and keys the same second moment
 // (polarquant/key_profile.h), by Eigen's symmetric eigenvalue solver.
 #include <Eigen/Dense>
+#include <string>
 
+#include "polarquant/error.h"
 #include "polarquant/model_profile.h"
 
 namespace polarquant {
@@ -47,6 +49,11 @@ std::vector<float> InverseMaps(const std::vector<float>& maps, int head_dim) {
   using Single = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
   std::vector<float> inverses(maps.size());
   const size_t size = static_cast<size_t>(head_dim) * static_cast<size_t>(head_dim);
+  if (maps.size() % size != 0) {
+    throw Error(ErrorCode::kParameter,
+                std::to_string(maps.size()) + " values are no dense maps of head_dim " +
+                    std::to_string(head_dim) + ": each has " + std::to_string(size));
+  }
   for (size_t first = 0; first < maps.size(); first += size) {
     const Eigen::Map<const Single> map(maps.data() + first, head_dim, head_dim);
     const Matrix inverse = Matrix(map.cast<double>()).inverse();

@@ -262,6 +262,10 @@ std::vector<double> Sandwich(const std::vector<float>& left, const std::vector<d
   return result;
 }
 
+TEST(DenseMap, MapsThatAreCutShortAreRefused) {
+  EXPECT_THROW(InverseMaps(std::vector<float>(16 * 16 - 1, 1.0f), 16), Error);
+}
+
 TEST(DenseMap, GivesQueriesAndKeysTheSameDiagonalMoment) {
   constexpr size_t kDim = 16;
   const auto queries = RandomMoments(kDim, 64, 1), keys = RandomMoments(kDim, 64, 2);

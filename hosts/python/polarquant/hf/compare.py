@@ -321,10 +321,8 @@ def table(report: dict[str, Any]) -> str:
 
 def plot(report: dict[str, Any], path: str) -> None:
     """KL divergence against bytes, and decode speed."""
-    try:
-        import matplotlib
-    except ImportError:
-        fail("--plot needs matplotlib: pip install matplotlib")
+    import matplotlib
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -367,6 +365,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--json", help="where the figures go")
     parser.add_argument("--plot", help="a picture of them; without -m, of what --json holds")
     args = parser.parse_args(arguments)
+    if args.plot and importlib.util.find_spec("matplotlib") is None:
+        fail("--plot needs matplotlib: pip install matplotlib")  # said now, not after minutes
     if args.model is None:
         if not (args.plot and args.json):
             fail("say -m MODEL; or --plot PICTURE --json FIGURES to draw what was measured")
