@@ -120,7 +120,7 @@ struct Observed {
       observer.AddPage(page.data(), static_cast<int>(count), static_cast<int64_t>(row()),
                        positions.data());
     }
-    return observer.Finish();
+    return observer.Finish(from.page_tokens);
   }
 };
 

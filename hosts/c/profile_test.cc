@@ -68,6 +68,15 @@ TEST(CProfile, ObservesTheBalanceThatCxxObserves) {
   EXPECT_EQ(balance, Expected(from, Rope::Pairing::kNone, 0));
 }
 
+TEST(CProfile, OnePageOfAPromptIsEnough) {
+  Observation from;
+  from.c.num_tokens = 128;
+  Floats balance(kHeads * kDim);
+  ASSERT_TRUE(Ok(pq_observe_balance(&from.c, balance.data(), balance.size())));
+  for (const float scale : balance) EXPECT_TRUE(std::isfinite(scale) && scale > 0.0f) << scale;
+  EXPECT_NE(balance[0], balance[1]);
+}
+
 TEST(CProfile, RefusesObservationsThatDoNotFit) {
   Floats balance(kHeads * kDim);
   const auto refused = [&](auto change, std::initializer_list<const char*> words,

@@ -13,6 +13,8 @@ namespace polarquant::python {
 namespace nb = nanobind;
 namespace {
 
+constexpr int kMaxThreads = 1024;
+
 std::string DeviceName(int type, int id) {
   const std::string number = ":" + std::to_string(id);
   switch (type) {
@@ -120,6 +122,13 @@ View ViewOf(const AnyBuffer& array, const char* name, std::span<const int64_t> s
 }
 
 View ViewOf(nb::handle object, const char* name, Access access) {
+  if (nb::hasattr(object, "is_neg") && nb::cast<bool>(object.attr("is_neg")())) {
+    const std::string what(name);
+    throw Error(ErrorCode::kUnsupported, what +
+                                             " are negated by a flag that only torch knows; "
+                                             "pass " +
+                                             what + ".resolve_neg()");
+  }
   if (nb::getattr(object, "requires_grad", nb::none()).is(nb::handle(Py_True))) {
     const std::string what(name);
     throw Error(ErrorCode::kParameter, what +
@@ -198,6 +207,10 @@ int NumThreads(int threads) {
     throw Error(ErrorCode::kParameter, "threads is " + std::to_string(threads) +
                                            ": it must be at least 1, or 0 for as many as OpenMP "
                                            "takes");
+  }
+  if (threads > kMaxThreads) {  // what OpenMP cannot start ends the process
+    throw Error(ErrorCode::kParameter, "threads is " + std::to_string(threads) + ": at most " +
+                                           std::to_string(kMaxThreads) + " are run");
   }
   return threads > 0 ? threads : omp_get_max_threads();
 }

@@ -4,6 +4,7 @@
 #include <nanobind/nanobind.h>
 
 #include <exception>
+#include <new>
 
 #include "bindings.h"
 #include "polarquant/attention.h"
@@ -21,6 +22,10 @@ void Translate(const std::exception_ptr& thrown, void* /*payload*/) {
     const nb::object type =
         nb::module_::import_("polarquant.errors").attr("of_code")(static_cast<int>(error.code()));
     PyErr_SetString(type.ptr(), error.what());
+  } catch (const std::bad_alloc&) {
+    const nb::object type = nb::module_::import_("polarquant.errors")
+                                .attr("of_code")(static_cast<int>(ErrorCode::kCapacity));
+    PyErr_SetString(type.ptr(), "out of memory");
   }
 }
 

@@ -117,6 +117,7 @@ nb::dict SchemeParts(const std::string& text) {
   nb::dict parts;
   parts["name"] = scheme.ToString();
   parts["codec"] = scheme.codec;
+  parts["sharpen"] = scheme.sharpen;
   parts["center"] = scheme.normalisation.center;
   parts["balance"] = scheme.normalisation.balance;
   parts["dense"] = scheme.normalisation.dense;

@@ -152,8 +152,8 @@ typedef struct pq_key_profile {
 
 /* The balance scale of a layer from queries and keys of any text, as attention sees them (after
  * RoPE): channel i of head h of token n at [n * stride + h * head_stride + i]. The keys are centred
- * in pages of page_tokens. num_q_heads is a multiple of num_kv_heads; PQ_ERROR_PARAMETER if there
- * are too few tokens to say. */
+ * in pages of page_tokens; one page, the prompt's first, will do, and PQ_ERROR_PARAMETER is for
+ * fewer tokens. num_q_heads is a multiple of num_kv_heads. */
 typedef struct pq_observation {
   size_t struct_size;
   const float* queries;

@@ -475,6 +475,9 @@ TEST(Attention, CallsThatDoNotFitAreRefusedWithTheValues) {
   refused(with([](AttentionCall& c) { c.num_cells = 513; }), "num_cells is 513");
   refused(with([](AttentionCall& c) { c.values = nullptr; }), "values");
   refused(with([](AttentionCall& c) { c.queries = nullptr; }), "queries");
+  refused(with([](AttentionCall& c) { c.values = c.keys; }), "keys as values");
+  refused(with([](AttentionCall& c) { c.keys = c.values; }), "values as keys");
+  refused(with([](AttentionCall& c) { std::swap(c.keys, c.values); }), "values as keys");
   refused(with([](AttentionCall& c) { c.softcap = -1.0f; }), "softcap");
   f.UseMask();
   refused(with([](AttentionCall& c) { c.mask_stride = 100; }), "mask_stride is 100");

@@ -38,6 +38,11 @@ bool IsCoded(const PagedRows& store, int64_t cell) {
 void CheckCall(const AttentionCall& call) {
   if (call.keys == nullptr || call.values == nullptr) Fail("attention needs keys and values");
   const PagedRows::Shape &keys = call.keys->shape(), &values = call.values->shape();
+  if (keys.role != Role::kKey || values.role != Role::kValue) {
+    Fail(std::string("attention was given ") + (keys.role == Role::kKey ? "keys" : "values") +
+         " as keys and " + (values.role == Role::kKey ? "keys" : "values") +
+         " as values: rows of each role are kept in an order of their own");
+  }
   const auto same = [](int64_t k, int64_t v, const char* what) {
     if (k == v) return;
     Fail(std::string(what) + " is " + std::to_string(k) + " for the keys and " + std::to_string(v) +

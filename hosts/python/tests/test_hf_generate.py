@@ -132,8 +132,10 @@ def test_padding_is_not_kept_where_the_mask_is_seen():
     assert (got - alone[0]).abs().mean() < 0.1
     with pytest.raises(polarquant.ParameterError, match="padded on the left"):
         model(both[:, :1], past_key_values=cache)
+    seen = torch.ones(2, 654)
+    seen[1, 300] = 0
     with pytest.raises(polarquant.ParameterError, match="first 100 tokens were padding"):
-        model(both[:, :2], past_key_values=cache, attention_mask=torch.ones(2, 654))
+        model(both[:, :2], past_key_values=cache, attention_mask=seen)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -220,7 +220,7 @@ def test_early_initialization_prepares_rows():
         ({"residual_length": -1}, "-1"),
         ({"page_tokens": 100}, "100"),
         ({"skip_layers": [3]}, "0 to 2"),
-        ({"threads": 0}, "at least 1"),
+        ({"threads": 0}, "from 1 to 1024"),
         ({"rope": "both"}, "'halves'"),
         ({"profile": "/nowhere"}, "/nowhere"),
         ({"policy": '{"key": "turbo4"}', "key": "turbo3"}, "leave out"),

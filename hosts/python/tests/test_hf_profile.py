@@ -11,7 +11,7 @@ numpy_files = pytest.importorskip("safetensors.numpy")
 
 from hf_models import WAYS, llama, logits, packed, prompt, use  # noqa: E402
 
-import polarquant  # noqa: E402
+import polarquant.hf  # noqa: E402
 from polarquant.hf.balance import permuted  # noqa: E402
 
 
@@ -55,6 +55,22 @@ def test_a_file_gives_the_numbers_of_the_scales_in_it(tmp_path, observed, pairin
         for layer, balance in zip(cache.layers, observed, strict=True):
             assert torch.equal(layer.balance, balance)
         torch.testing.assert_close(got, wanted, rtol=0, atol=1e-6 if way == "polarquant" else 0.05)
+
+
+@pytest.mark.parametrize("tokens", (0, 300))
+def test_a_loaded_cache_keeps_its_profile(tmp_path, observed, tokens):
+    twice = [2 * each for each in observed]
+    save(tmp_path / "profile", twice, "halves")
+    model, ids = use(llama(), "polarquant"), prompt(300)
+    cache = packed(model, "turbo4:balanced/turbo4", profile=tmp_path / "profile")
+    if tokens:
+        logits(model, ids, cache, [tokens])
+    cache.save(tmp_path / "cache")
+    loaded = polarquant.hf.PolarQuantCache.load(tmp_path / "cache", model.config)
+    loaded.reset()
+    logits(model, ids, loaded, [300])
+    for layer, balance in zip(loaded.layers, twice, strict=True):
+        assert torch.equal(layer.balance, balance)
 
 
 def test_a_profile_of_another_model_is_refused(tmp_path, observed):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from conftest import codec_for, gaussian
-from polarquant import ParameterError
+from polarquant import Codec, ParameterError, UnsupportedError
 
 torch = pytest.importorskip("torch")
 
@@ -54,6 +54,19 @@ def test_tensors_with_gradients_are_refused_and_detached_ones_are_not():
         codec.encode(rows)
     with pytest.raises(ParameterError, match=r"queries.detach\(\)"):
         codec.dot(rows, codec.encode(rows.detach()))
+
+
+def test_tensors_negated_by_a_flag_are_refused():
+    rows = torch.randn(3, 64)
+    codec = Codec("turbo4", head_dim=64)
+    with pytest.raises(UnsupportedError, match="resolve_neg"):
+        codec.encode(torch._neg_view(rows))
+    assert codec.encode(torch._neg_view(rows).resolve_neg()) == codec.encode(-rows)
+
+
+def test_more_threads_than_can_be_run_are_refused():
+    with pytest.raises(ParameterError, match="1024"):
+        Codec("turbo4", head_dim=64).encode(torch.randn(3, 64), threads=1500)
 
 
 def test_tensors_without_memory_are_refused():

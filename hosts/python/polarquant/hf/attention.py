@@ -44,31 +44,63 @@ def polarquant_attention_forward(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' contract of an attention function; weights are never returned."""
-    for name, given in kwargs.items():
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    step = step_of(key)
+    try:
+        _check_arguments(kwargs)
+        if step is not None and step.before > 0:
+            output = _on_pages(
+                step, query, attention_mask, scaling=scaling, dropout=dropout, softcap=softcap,
+                sinks=s_aux, sliding_window=sliding_window, causal=causal,
+            )  # fmt: skip
+        else:
+            output = _on_tensors(
+                module, step, query, key, value, attention_mask, scaling=scaling, dropout=dropout,
+                softcap=softcap, sinks=s_aux, sliding_window=sliding_window, causal=causal,
+            )  # fmt: skip
+    except BaseException:
+        if step is not None:
+            step.layer.abandon(step)
+        raise
+    return output, None
+
+
+def _check_arguments(arguments: dict[str, Any]) -> None:
+    for name, given in arguments.items():
         if name not in _IMMATERIAL and given is not None and given is not False:
             raise UnsupportedError(
                 f"attention argument {name}={given if not hasattr(given, 'shape') else 'tensor'} "
                 f"is not implemented by attn_implementation='polarquant': use 'sdpa' or 'eager', "
                 f"which work with the same cache"
             )
-    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    step = step_of(key)
-    if step is not None and step.before > 0:
-        return _on_pages(
-            step, query, attention_mask, scaling=scaling, dropout=dropout, softcap=softcap,
-            sinks=s_aux, sliding_window=sliding_window, causal=causal,
-        ), None  # fmt: skip
+
+
+def _on_tensors(
+    module: torch.nn.Module,
+    step: Step | None,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float | None,
+    dropout: float,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+    sliding_window: int | None,
+    causal: bool,
+) -> torch.Tensor:
     keys, values = (key, value) if step is None else (step.keys, step.values)
     _check_mask(attention_mask, query, keys.shape[2], step is not None)
     output = plain.attend(
         module, query, keys, values, attention_mask, scaling=scaling, dropout=dropout,
-        softcap=softcap, sinks=s_aux, causal=causal,
+        softcap=softcap, sinks=sinks, causal=causal,
     )  # fmt: skip
     if step is not None:
         _check_step(step, dropout, sliding_window)
         _take(step, query, attention_mask)
-        output = without_gradient(output, query, key)
-    return output, None
+        output = without_gradient(output, query, *step.sources)
+    return output
 
 
 def polarquant_mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
@@ -220,7 +252,7 @@ def _on_pages(
     if fresh:
         layer.observe(query, step, skip)
         layer.attended()
-    return without_gradient(output.to(query.dtype), query, step.keys)
+    return without_gradient(output.to(query.dtype), query, *step.sources)
 
 
 def _half(mask: torch.Tensor, hidden: torch.Tensor, sinks: bool) -> torch.Tensor:
@@ -259,8 +291,9 @@ def _packed_masks(
         return [None] * len(pads)
     version = None if mask.is_inference() else mask._version  # an edit in place is another mask
     kept = getattr(mask, "_polarquant", None)
-    if version is not None and kept is not None and kept[:2] == (pads, version):
-        return kept[2]
+    made_for = (list(pads), version, may_drop, sinks)
+    if version is not None and kept is not None and kept[0] == made_for:
+        return kept[1]
     hidden = _hidden(mask).expand(len(pads), -1, -1)
     masks: list[torch.Tensor | None] = []
     for b, pad in enumerate(pads):
@@ -281,5 +314,5 @@ def _packed_masks(
             )
         masks.append(packed.contiguous())
     if version is not None:
-        mask._polarquant = (list(pads), version, masks)
+        mask._polarquant = (made_for, masks)
     return masks

@@ -99,6 +99,21 @@ class Profile:
         return permuted(balance, found["pairing"], found["rope_dims"], pairing)
 
 
+class Frozen:
+    """The scales of one layer that a cache was saved with, whatever became of their profile."""
+
+    def __init__(self, path: str, balance: torch.Tensor) -> None:
+        self.path, self._balance = path, balance
+
+    def of(self, layer: int, num_kv_heads: int, head_dim: int, pairing: str) -> torch.Tensor:
+        if tuple(self._balance.shape) != (num_kv_heads, head_dim):
+            raise ParameterError(
+                f"layer {layer} was saved with scales of the shape {list(self._balance.shape)}, "
+                f"its keys now have {num_kv_heads} heads of {head_dim} channels"
+            )
+        return self._balance
+
+
 class Observed:
     """The queries and keys of one sequence in one layer, until a page of them is there."""
 

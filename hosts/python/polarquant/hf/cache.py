@@ -17,9 +17,10 @@ from polarquant.errors import ParameterError, UnsupportedError
 from polarquant.hf import files
 from polarquant.hf.attention import NAME
 from polarquant.hf.balance import Profile, rope_of
-from polarquant.hf.layer import PolarQuantLayer, Setup
+from polarquant.hf.layer import CROP_COUNTS, PolarQuantLayer, Setup
 
 DEFAULT_KEY, DEFAULT_VALUE = "turbo4:balanced", "turbo4"
+MAX_THREADS = 1024
 
 
 class PolarQuantCache(Cache):
@@ -66,8 +67,11 @@ class PolarQuantCache(Cache):
             raise UnsupportedError(
                 "config is that of an encoder-decoder model: only decoders are supported"
             )
-        if threads is not None and threads < 1:
-            raise ParameterError(f"threads is {threads}: it must be at least 1, or None")
+        if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MAX_THREADS):
+            raise ParameterError(
+                f"threads is {threads!r}: it must be a whole number from 1 to {MAX_THREADS}, or "
+                f"None"
+            )
         if rope not in ("auto", "halves", "adjacent", "none"):
             raise ParameterError(
                 f"rope is {rope!r}: it must be 'auto', 'halves', 'adjacent' or 'none'"
@@ -80,10 +84,12 @@ class PolarQuantCache(Cache):
             raise ParameterError("profile is None: it must be 'auto' or a file")
         if isinstance(skip_layers, int):
             raise ParameterError(f"skip_layers is {skip_layers}: give a list, [{skip_layers}]")
-        if not isinstance(residual_length, int) or residual_length < 0:
-            raise ParameterError(
-                f"residual_length is {residual_length!r}: it must be a whole number from 0 on"
-            )
+        for name, number in (
+            ("residual_length", residual_length), ("sink_tokens", sink_tokens),
+            ("page_tokens", page_tokens),
+        ):  # fmt: skip
+            if not isinstance(number, int) or number < 0:
+                raise ParameterError(f"{name} is {number!r}: it must be a whole number from 0 on")
         for name, scheme in (("key", key), ("value", value)):
             if not isinstance(scheme, str):
                 raise ParameterError(f"{name} is {scheme!r}: it must be the name of a scheme")
@@ -132,6 +138,47 @@ class PolarQuantCache(Cache):
                 residual_length, sink_tokens,
             )  # fmt: skip
         super().__init__(layers=layers)
+        # The first layer that a step updates, and the tokens it had then: the others must have as
+        # many, or an earlier step has stopped between two layers.
+        self._leader, self._before = len(layers), 0
+
+    # -- the contract -----------------------------------------------------------------------------
+
+    def update(
+        self,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        layer_idx: int,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        layer = self.layers[layer_idx]
+        if isinstance(layer, PolarQuantLayer):
+            layer.flush()
+            if layer_idx <= self._leader:
+                self._leader, self._before = layer_idx, layer.length
+            elif layer.length != self._before:
+                raise ParameterError(
+                    f"layer {layer_idx} holds {layer.length} tokens and layer {self._leader} held "
+                    f"{self._before} before this step: an earlier one failed half-way; make a new "
+                    f"cache, or call reset() or crop()"
+                )
+        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+
+    def crop(self, tokens: int) -> None:
+        """Negative: removes that many of the newest tokens. Positive: keeps that many of the
+        oldest. Zero: what the transformers installed means by it. Layers of the library's own come
+        first: where one of them cannot be cut, ours are as before."""
+        ours = self.packed_layers()
+        for layer in [each for each in self.layers if each not in ours] + ours:
+            removed = -int(tokens)
+            if tokens > 0 and CROP_COUNTS:
+                held = layer if layer in ours else self
+                removed = held.get_seq_length() - int(tokens)
+                if removed > 0:
+                    layer.crop(-removed)
+            else:
+                layer.crop(-removed)
 
     # -- what is held -----------------------------------------------------------------------------
 
@@ -202,7 +249,9 @@ class PolarQuantCache(Cache):
         """Of a layer, where the config says; tensors have the last word."""
         per_layer = getattr(self.config, "per_layer_config", None)
         source = self.config if per_layer is None else per_layer[layer]
-        return getattr(source, "head_dim", None) or 64
+        heads = getattr(source, "num_attention_heads", None)
+        whole = getattr(source, "hidden_size", None)
+        return getattr(source, "head_dim", None) or (whole // heads if heads and whole else 64)
 
     def _threads(self) -> int:
         return self.threads or torch.get_num_threads()
@@ -227,7 +276,7 @@ class PolarQuantCache(Cache):
     def _ours(self, layers: list[Any], skip_layers: Iterable[int]) -> list[int]:
         skipped = set()
         for number in skip_layers:
-            if not -len(layers) <= number < len(layers):
+            if not isinstance(number, int) or not -len(layers) <= number < len(layers):
                 raise ParameterError(
                     f"skip_layers has {number}: the model has layers 0 to {len(layers) - 1}"
                 )
@@ -249,8 +298,11 @@ class PolarQuantCache(Cache):
     def _policy(policy: str | os.PathLike, layers: list[Any]) -> tuple[list, dict]:
         text = os.fspath(policy)
         if not text.lstrip().startswith("{"):
-            with open(text, encoding="utf-8") as file:
-                text = file.read()
+            try:
+                with open(text, encoding="utf-8") as file:
+                    text = file.read()
+            except (OSError, UnicodeDecodeError) as error:
+                raise ParameterError(f"policy {text!r} cannot be read: {error}") from None
         with_keys = [i for i, layer in enumerate(layers) if hasattr(layer, "get_seq_length")]
         facts = _core.read_policy(text, len(with_keys))
         schemes = [(DEFAULT_KEY, DEFAULT_VALUE)] * len(layers)

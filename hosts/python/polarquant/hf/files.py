@@ -14,6 +14,7 @@ import transformers
 import polarquant
 from polarquant import _core
 from polarquant.errors import FormatError, ParameterError, UnsupportedError
+from polarquant.hf.balance import Frozen, Profile
 from polarquant.hf.layer import PolarQuantLayer, Row
 
 if TYPE_CHECKING:
@@ -32,6 +33,12 @@ def stock_tensors(layer: Any) -> list[torch.Tensor]:
             if isinstance(each, torch.Tensor) and each.ndim > 0:
                 found.append(each)
     return found
+
+
+def _shape(config: Any) -> dict[str, Any]:
+    """What must be the same in the model that a file is loaded for."""
+    names = "model_type hidden_size num_attention_heads num_key_value_heads head_dim".split()
+    return {name: getattr(config, name, None) for name in names}
 
 
 def save(cache: PolarQuantCache, path: str) -> None:
@@ -67,6 +74,7 @@ def save(cache: PolarQuantCache, path: str) -> None:
                 "dtype": str(layer.dtype).removeprefix("torch.") if layer.dtype else None,
                 "rows": list(range(len(caches), len(caches) + len(layer.rows))),
                 "padding": [row.pad for row in layer.rows],
+                "profile": setup.profile.path if setup.profile else None,
             }
         )
         caches += [row.cache for row in layer.rows]
@@ -75,6 +83,7 @@ def save(cache: PolarQuantCache, path: str) -> None:
         "polarquant": polarquant.__version__,
         "transformers": transformers.__version__,
         "model_type": getattr(cache.config, "model_type", ""),
+        "config": _shape(cache.config),
         "rope": cache.rope,
         "layers": layers,
     }
@@ -97,6 +106,13 @@ def load(
             f"{path} is of version {version} and this polarquant reads {_VERSION}: read it with "
             f"the version that wrote it, polarquant {facts.get('polarquant')}"
         )
+    here = _shape(config.get_text_config(decoder=True))
+    for name, value in facts.get("config", {}).items():
+        if here.get(name) != value:
+            raise ParameterError(
+                f"{path} is of a model with {name} {value!r}, this config has {here.get(name)!r}: "
+                f"load it for the model it was made with"
+            )
     saved = facts["layers"]
     packed = [i for i, layer in enumerate(saved) if layer["kind"] == PolarQuantLayer.__name__]
     first = saved[packed[0]] if packed else {}
@@ -133,3 +149,7 @@ def _restore(layer: PolarQuantLayer, entry: dict[str, Any], caches: list[Any]) -
     layer.is_initialized = bool(layer.rows)
     if layer.rows and (balance := layer.rows[0].cache.balance) is not None:
         layer.balance = torch.from_numpy(balance.copy())
+    if (profile := entry.get("profile")) and layer.needs_balance:  # for what follows a reset
+        known = layer.balance is not None
+        source = Frozen(profile, layer.balance) if known else Profile(profile)
+        layer.setup = replace(layer.setup, profile=source)

@@ -20,11 +20,11 @@ from transformers.cache_utils import CacheLayerMixin
 
 from polarquant import _core
 from polarquant.errors import ParameterError, UnsupportedError
-from polarquant.hf.balance import REMEDIES, Observed, Profile, balance_of
+from polarquant.hf.balance import REMEDIES, Frozen, Observed, Profile, balance_of
 from polarquant.hf.links import Linked, Step, without_gradient
 
 # In 4.57 crop(0) empties, in 5.x it removes nothing.
-_CROP_COUNTS = int(transformers.__version__.split(".")[0]) >= 5
+CROP_COUNTS = int(transformers.__version__.split(".")[0]) >= 5
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -38,7 +38,7 @@ class Setup:
     page_tokens: int
     window_tokens: int
     sink_tokens: int
-    profile: Profile | None
+    profile: Profile | Frozen | None
     # Other layers attend to this one's keys later in the same step.
     shared: bool
     # How RoPE pairs channels, for a head_dim: balance.rope_of.
@@ -75,7 +75,8 @@ class PolarQuantLayer(CacheLayerMixin):
         self.dtype: torch.dtype | None = None
         self.device = torch.device("cpu")
         self.balance: torch.Tensor | None = None
-        self.needs_balance = bool(_core.scheme_parts(setup.key)["balance"])
+        parts = _core.scheme_parts(setup.key)
+        self.needs_balance, self.sharpens = bool(parts["balance"]), parts["sharpen"] != 100
         self._step: Step | None = None
         self._unsettled = False
 
@@ -114,14 +115,24 @@ class PolarQuantLayer(CacheLayerMixin):
         self._check(key_states, value_states)
         if not self.is_initialized or (self.length == 0 and len(self.rows) != len(key_states)):
             self.lazy_initialization(key_states, value_states)
-        step = Step(self, key_states.detach(), value_states.detach(), self.length)
+        sources = tuple(each for each in (key_states, value_states) if each.requires_grad)
+        step = Step(self, key_states.detach(), value_states.detach(), self.length, sources)
         if self.setup.packed():
             self._step = step
             return Linked.of(key_states, step), Linked.of(value_states, step)
+        if self.sharpens and self.length > 0:
+            raise UnsupportedError(
+                f"keys of layer {self.setup.layer} are {self.setup.key}, and decoded keys are not "
+                f"sharpened: use model.set_attn_implementation('polarquant')"
+            )
         keys = self._decoded("key", key_states)
         values = self._decoded("value", value_states)
-        self.store(step, [0] * len(self.rows))
-        self.settle()
+        try:
+            self.store(step, [0] * len(self.rows))
+            self.settle()
+        except BaseException:
+            self.abandon(step)
+            raise
         return keys, values
 
     def get_seq_length(self) -> int:
@@ -184,7 +195,7 @@ class PolarQuantLayer(CacheLayerMixin):
         if tokens < 0:
             length = max(self.length + tokens, 0)
         else:
-            length = self.length if tokens == 0 and _CROP_COUNTS else min(tokens, self.length)
+            length = self.length if tokens == 0 and CROP_COUNTS else min(tokens, self.length)
         for row in self.rows:
             row.observed.drop(self.length - length)
             row.pad = min(row.pad, length)
@@ -199,7 +210,8 @@ class PolarQuantLayer(CacheLayerMixin):
         self.flush()
         if not self.is_initialized:
             return
-        if isinstance(indices, torch.Tensor) and indices.dtype == torch.bool:
+        indices = torch.as_tensor(indices)
+        if indices.dtype == torch.bool:
             indices = indices.nonzero().flatten()
         self._select([range(len(self.rows))[int(i)] for i in indices])
 
@@ -228,11 +240,23 @@ class PolarQuantLayer(CacheLayerMixin):
         step.stored = True
         self._step = None
 
+    def abandon(self, step: Step) -> None:
+        """Forgets a step that failed: the layer is as it was before the update."""
+        if self._step is step:
+            self._step = None
+        for i, row in enumerate(self.rows):
+            row.pad = min(row.pad, step.before)
+            row.cache.truncate(min(row.cache.length, step.before - row.pad))
+            if step.observed is not None:
+                row.observed.drop(row.observed.count - step.observed[i])
+        self.length = step.before
+
     def observe(self, query: torch.Tensor, step: Step, skip: list[int]) -> None:
         """Looks at queries [batch, num_q_heads, n, head_dim] until the scales are known."""
         if not self.needs_balance or self.balance is not None:
             return
         most = self.setup.page_tokens
+        step.observed = [row.observed.count for row in self.rows]
         for row, first, queries, keys in zip(self.rows, skip, query, step.keys, strict=True):
             row.observed.add(queries[:, first:], keys[:, first:], most)
         whole = [row.observed for row in self.rows if row.observed.count == most]
@@ -290,6 +314,10 @@ class PolarQuantLayer(CacheLayerMixin):
                 raise UnsupportedError(
                     f"{name} are on {tensor.device}: a PolarQuantCache works on the CPU, move the "
                     f"model there with model.to('cpu')"
+                )
+            if tensor.is_neg():
+                raise UnsupportedError(
+                    f"{name} are negated by a flag that only torch knows: pass resolve_neg()"
                 )
             if tensor.dtype not in _DTYPES:
                 raise UnsupportedError(

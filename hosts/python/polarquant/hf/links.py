@@ -35,7 +35,9 @@ class Step:
     keys: torch.Tensor
     values: torch.Tensor
     before: int  # tokens in the layer before the update
+    sources: tuple[torch.Tensor, ...] = ()  # the model's own, where they want a gradient
     stored: bool = False  # whether the layer has taken them over
+    observed: list[int] | None = None  # what each row had observed before
 
     @property
     def after(self) -> int:
@@ -69,14 +71,18 @@ class Linked(torch.Tensor):
             and (result.dtype, result.device) == (self.dtype, self.device)
         ):
             return self
+        for each in (*args, *(kwargs or {}).values()):
+            for tensor in each if isinstance(each, (list, tuple)) else [each]:
+                if isinstance(tensor, Linked):
+                    tensor.step.layer.abandon(tensor.step)
         raise HostError(
             f"something other than polarquant's attention function wants to compute with packed "
             f"keys or values ({name or func}): the cache was made with a config whose attention "
             f"is 'polarquant', but this layer of the model does not use it; call "
             f"model.set_attn_implementation('polarquant') on the model itself and make the cache "
             f"from model.config. Some architectures (latent attention, differences of attentions) "
-            f"compute with cached keys themselves: use 'sdpa' or 'eager' there, which work with "
-            f"the same cache"
+            f"compute with cached keys themselves, and so does torch.compile: use 'sdpa' or "
+            f"'eager' there, which work with the same cache"
         )
 
     def __deepcopy__(self, memo: Any) -> Linked:

@@ -39,7 +39,7 @@ def attend(
         # torch's scaled_dot_product_attention, called as transformers does.
         output, _ = sdpa_attention_forward(
             module, query, key, value, mask, dropout=dropout, scaling=scaling,
-            is_causal=None if causal else False,
+            is_causal=causal,
         )  # fmt: skip
         return output
     if dropout:

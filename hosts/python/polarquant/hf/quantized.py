@@ -27,6 +27,7 @@ BACKEND = "polarquant"
 _METHOD = "_prepare_cache_for_generation"
 _BITS = (2, 3, 4, 5)
 _AXES = (0, -1)
+_SETTINGS = {"nbits", "residual_length", "q_group_size", "axis_key", "axis_value"}
 
 
 def zscore_cache(
@@ -102,7 +103,16 @@ def _wrapper(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(self, generation_config, model_kwargs, *args, **kwargs)
         options = {key: value for key, value in settings.items() if key != "backend"}
         config = options.pop("config", None) or self.config
-        model_kwargs["past_key_values"] = zscore_cache(config, **options)
+        if unknown := sorted(options.keys() - _SETTINGS):
+            raise ParameterError(
+                f"cache_config has {', '.join(unknown)}: backend `{BACKEND}` takes "
+                f"{', '.join(sorted(_SETTINGS))}"
+            )
+        cache = model_kwargs["past_key_values"] = zscore_cache(config, **options)
+        if getattr(generation_config, "is_assistant", False) and hasattr(
+            cache, "activate_past_recording"
+        ):
+            cache.activate_past_recording()  # as the wrapped method does
         return None
 
     prepare.polarquant_wraps = original
