@@ -36,10 +36,11 @@ def attend(
     if mask is None and causal and 1 < num_queries < num_keys:
         mask = lower_right(num_queries, num_keys).to(query.device)
     if not softcap and sinks is None:
-        # torch's scaled_dot_product_attention, called as transformers does.
+        # torch's scaled_dot_product_attention, called as transformers does. With None it would ask
+        # the module, which may not know what its caller said.
         output, _ = sdpa_attention_forward(
             module, query, key, value, mask, dropout=dropout, scaling=scaling,
-            is_causal=causal,
+            is_causal=causal and mask is None and num_queries > 1,
         )  # fmt: skip
         return output
     if dropout:
