@@ -13,8 +13,6 @@ namespace polarquant::python {
 namespace nb = nanobind;
 namespace {
 
-constexpr int kMaxThreads = 1024;
-
 std::string DeviceName(int type, int id) {
   const std::string number = ":" + std::to_string(id);
   switch (type) {

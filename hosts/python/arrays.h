@@ -54,8 +54,9 @@ int64_t SizeOf(NumberType type);  // bytes
 // float32 [num_rows, num_columns] of NumPy's, with memory of its own.
 nanobind::object MatrixOf(std::vector<float> values, int num_rows, int num_columns);
 
+inline constexpr int kMaxThreads = 1024;
 // 0 is as many as OpenMP would take, which OMP_NUM_THREADS sets. Throws Error(kParameter) for
-// fewer.
+// fewer, and for more than kMaxThreads.
 int NumThreads(int threads);
 
 }  // namespace polarquant::python

@@ -6,6 +6,7 @@
 #include <exception>
 #include <new>
 
+#include "arrays.h"
 #include "bindings.h"
 #include "polarquant/attention.h"
 #include "polarquant/error.h"
@@ -15,17 +16,19 @@ namespace nb = nanobind;
 namespace polarquant::python {
 namespace {
 
+void Raise(ErrorCode code, const char* message) {
+  const nb::object type =
+      nb::module_::import_("polarquant.errors").attr("of_code")(static_cast<int>(code));
+  PyErr_SetString(type.ptr(), message);
+}
+
 void Translate(const std::exception_ptr& thrown, void* /*payload*/) {
   try {
     std::rethrow_exception(thrown);
   } catch (const Error& error) {
-    const nb::object type =
-        nb::module_::import_("polarquant.errors").attr("of_code")(static_cast<int>(error.code()));
-    PyErr_SetString(type.ptr(), error.what());
+    Raise(error.code(), error.what());
   } catch (const std::bad_alloc&) {
-    const nb::object type = nb::module_::import_("polarquant.errors")
-                                .attr("of_code")(static_cast<int>(ErrorCode::kCapacity));
-    PyErr_SetString(type.ptr(), "out of memory");
+    Raise(ErrorCode::kCapacity, "out of memory");
   }
 }
 
@@ -37,6 +40,7 @@ NB_MODULE(_core, module) {
   module.doc() = "The native half of polarquant. The package's own functions are the interface.";
   nb::register_exception_translator(pq::Translate);
   module.attr("__version__") = PQ_VERSION;
+  module.attr("MAX_THREADS") = pq::kMaxThreads;
   module.def("active_target", &polarquant::ActiveTarget,
              "The kernels that run here: 'avx512', 'avx2' or 'scalar'. The environment variable\n"
              "POLARQUANT_ISA forces one; ParameterError if this CPU or build lacks it.");

@@ -381,7 +381,7 @@ std::span<std::byte> PageFormat::Header(std::byte* page, int index) const {
 
 void PageFormat::DecodeCodes(const std::byte* page, int count, float* rows_rot) const {
   const Impl& f = *impl_;
-  if (f.tiled() && f.kernels.decode_tiles != nullptr) {
+  if (f.tiled()) {
     f.kernels.decode_tiles(f.codec, page, reinterpret_cast<const uint16_t*>(page + f.codes_bytes),
                            f.page_tokens, f.head_dim, f.lane_order() == LaneOrder::kTokens, count,
                            rows_rot);

@@ -10,7 +10,7 @@ Shapes: query [batch, num_q_heads, n, head_dim]; mask boolean (True is seen) or 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -29,6 +29,17 @@ _IMMATERIAL = frozenset(
 )
 
 
+class Terms(NamedTuple):
+    """What a model says of one attention beside its tensors."""
+
+    scaling: float | None
+    dropout: float
+    softcap: float | None
+    sinks: torch.Tensor | None
+    sliding_window: int | None
+    causal: bool
+
+
 def polarquant_attention_forward(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -45,19 +56,14 @@ def polarquant_attention_forward(
 ) -> tuple[torch.Tensor, None]:
     """transformers' contract of an attention function; weights are never returned."""
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    terms = Terms(scaling, dropout, softcap, s_aux, sliding_window, causal)
     step = step_of(key)
     try:
         _check_arguments(kwargs)
         if step is not None and step.before > 0:
-            output = _on_pages(
-                step, query, attention_mask, scaling=scaling, dropout=dropout, softcap=softcap,
-                sinks=s_aux, sliding_window=sliding_window, causal=causal,
-            )  # fmt: skip
+            output = _on_pages(step, query, attention_mask, terms)
         else:
-            output = _on_tensors(
-                module, step, query, key, value, attention_mask, scaling=scaling, dropout=dropout,
-                softcap=softcap, sinks=s_aux, sliding_window=sliding_window, causal=causal,
-            )  # fmt: skip
+            output = _on_tensors(module, step, query, key, value, attention_mask, terms)
     except BaseException:
         if step is not None:
             step.layer.abandon(step)
@@ -81,24 +87,18 @@ def _on_tensors(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    *,
-    scaling: float | None,
-    dropout: float,
-    softcap: float | None,
-    sinks: torch.Tensor | None,
-    sliding_window: int | None,
-    causal: bool,
+    mask: torch.Tensor | None,
+    terms: Terms,
 ) -> torch.Tensor:
     keys, values = (key, value) if step is None else (step.keys, step.values)
-    _check_mask(attention_mask, query, keys.shape[2], step is not None)
+    _check_mask(mask, query, keys.shape[2], step is not None)
     output = plain.attend(
-        module, query, keys, values, attention_mask, scaling=scaling, dropout=dropout,
-        softcap=softcap, sinks=sinks, causal=causal,
+        module, query, keys, values, mask, scaling=terms.scaling, dropout=terms.dropout,
+        softcap=terms.softcap, sinks=terms.sinks, causal=terms.causal,
     )  # fmt: skip
     if step is not None:
-        _check_step(step, dropout, sliding_window)
-        _take(step, query, attention_mask)
+        _check_step(step, terms)
+        _take(step, query, mask)
         output = without_gradient(output, query, *step.sources)
     return output
 
@@ -143,16 +143,16 @@ def register() -> None:
     AttentionMaskInterface.register(NAME, polarquant_mask)
 
 
-def _check_step(step: Step, dropout: float, sliding_window: int | None) -> None:
-    if dropout:
+def _check_step(step: Step, terms: Terms) -> None:
+    if terms.dropout:
         raise UnsupportedError(
-            f"dropout is {dropout}: a compressed cache is not for training; call model.eval()"
+            f"dropout is {terms.dropout}: a compressed cache is not for training; call model.eval()"
         )
-    if sliding_window is not None:
+    if terms.sliding_window is not None:
         raise UnsupportedError(
-            f"layer {step.layer.setup.layer} has a sliding window of {sliding_window} tokens and "
-            f"its cache keeps all: make the cache from model.config, or list the layer in "
-            f"skip_layers"
+            f"layer {step.layer.setup.layer} has a sliding window of {terms.sliding_window} "
+            f"tokens and its cache keeps all: make the cache from model.config, or list the layer "
+            f"in skip_layers"
         )
 
 
@@ -207,19 +207,10 @@ def _take(step: Step, query: torch.Tensor, mask: torch.Tensor | None) -> None:
 
 
 def _on_pages(
-    step: Step,
-    query: torch.Tensor,
-    mask: torch.Tensor | None,
-    *,
-    scaling: float | None,
-    dropout: float,
-    softcap: float | None,
-    sinks: torch.Tensor | None,
-    sliding_window: int | None,
-    causal: bool,
+    step: Step, query: torch.Tensor, mask: torch.Tensor | None, terms: Terms
 ) -> torch.Tensor:
-    layer = step.layer
-    _check_step(step, dropout, sliding_window)
+    layer, sinks = step.layer, terms.sinks
+    _check_step(step, terms)
     _check_mask(mask, query, step.after, True)
     fresh = not step.stored
     if fresh:
@@ -232,13 +223,13 @@ def _on_pages(
         )
     queries = query.detach().float()
     batch, num_heads, count, head_dim = queries.shape
-    scale = head_dim**-0.5 if scaling is None else scaling
+    scale = head_dim**-0.5 if terms.scaling is None else terms.scaling
     width = layer.rows[0].cache.value_head_dim
     output = torch.empty(batch, count, num_heads, width)
     if sinks is not None:
         sinks = sinks.detach().float().contiguous()
     masks = _packed_masks(
-        mask, [row.pad for row in layer.rows], causal and count == 1, sinks is not None
+        mask, [row.pad for row in layer.rows], terms.causal and count == 1, sinks is not None
     )
     for b, row in enumerate(layer.rows):
         if row.cache.length == 0:
@@ -246,8 +237,8 @@ def _on_pages(
             continue
         rows = queries[b] if queries.stride(-1) == 1 else queries[b].contiguous()
         row.cache.attend(
-            rows, output[b], scale, softcap or 0.0, masks[b], sinks,
-            causal and masks[b] is None, layer.setup.threads(),
+            rows, output[b], scale, terms.softcap or 0.0, masks[b], sinks,
+            terms.causal and masks[b] is None, layer.setup.threads(),
         )  # fmt: skip
     if fresh:
         layer.observe(query, step, skip)

@@ -20,7 +20,6 @@ from polarquant.hf.balance import Profile, rope_of
 from polarquant.hf.layer import CROP_COUNTS, PolarQuantLayer, Setup
 
 DEFAULT_KEY, DEFAULT_VALUE = "turbo4:balanced", "turbo4"
-MAX_THREADS = 1024
 
 
 class PolarQuantCache(Cache):
@@ -67,10 +66,10 @@ class PolarQuantCache(Cache):
             raise UnsupportedError(
                 "config is that of an encoder-decoder model: only decoders are supported"
             )
-        if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MAX_THREADS):
+        most = _core.MAX_THREADS
+        if threads is not None and not (isinstance(threads, int) and 1 <= threads <= most):
             raise ParameterError(
-                f"threads is {threads!r}: it must be a whole number from 1 to {MAX_THREADS}, or "
-                f"None"
+                f"threads is {threads!r}: it must be a whole number from 1 to {most}, or None"
             )
         if rope not in ("auto", "halves", "adjacent", "none"):
             raise ParameterError(
