@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <set>
+#include <utility>
 
 #include "polarquant/attention.h"
 #include "polarquant/codec.h"
@@ -14,21 +15,8 @@
 
 namespace polarquant::llama {
 
-namespace {
-
-bool SubtractsRotatingCentre(const Policy& policy) {
-  return policy.key.normalisation.rope ||
-         std::any_of(policy.layers.begin(), policy.layers.end(),
-                     [](const LayerRule& rule) { return rule.key.normalisation.rope; });
-}
-
-}  // namespace
-
 KvCache::KvCache(Policy policy, Profiles profiles, uint64_t generation)
-    : policy_(std::move(policy)),
-      needs_positions_(SubtractsRotatingCentre(policy_)),
-      profiles_(std::move(profiles)),
-      generation_(generation) {}
+    : policy_(std::move(policy)), profiles_(std::move(profiles)), generation_(generation) {}
 
 std::unique_ptr<KvTensor> KvCache::Adopt(const ggml_tensor* tensor, const CacheName& name) {
   const std::string title = std::string(tensor->name) + ": ";
@@ -66,7 +54,7 @@ std::unique_ptr<KvTensor> KvCache::Adopt(const ggml_tensor* tensor, const CacheN
   adopted->num_cells = tensor->ne[1];
   adopted->num_streams = tensor->ne[2];
   adopted->stores.resize(static_cast<size_t>(adopted->num_streams));
-  adopted->unsettled.assign(static_cast<size_t>(adopted->num_streams), 0);
+  adopted->leaving.resize(static_cast<size_t>(adopted->num_streams));
   tensors_.push_back(adopted.get());
   return adopted;
 }
@@ -137,6 +125,17 @@ const std::vector<int32_t>& KvCache::Positions(const ggml_tensor* tensor) {
   return positions_;
 }
 
+const std::vector<int32_t>* KvCache::KnownPositions(int64_t count) const {
+  const bool known = positions_of_.second == epoch_ &&
+                     static_cast<int64_t>(positions_.size()) == count;
+  return known ? &positions_ : nullptr;
+}
+
+void KvCache::SetPositions(std::vector<int32_t> positions) {
+  positions_ = std::move(positions);
+  positions_of_ = {nullptr, epoch_};
+}
+
 CellStore& KvCache::Store(KvTensor& tensor, int64_t stream) {
   std::unique_ptr<CellStore>& store = tensor.stores[static_cast<size_t>(stream)];
   if (store != nullptr) return *store;
@@ -168,65 +167,49 @@ CellStore& KvCache::Store(KvTensor& tensor, int64_t stream) {
   return *store;
 }
 
-void KvCache::Settle(KvTensor& tensor, int num_threads) {
+void KvCache::Retire(KvTensor& tensor, int num_threads) {
   for (size_t stream = 0; stream < tensor.stores.size(); ++stream) {
-    if (tensor.unsettled[stream] == 0) continue;
-    tensor.unsettled[stream] = 0;
-    if (tensor.stores[stream] != nullptr) tensor.stores[stream]->Settle(num_threads);
+    const auto leaving = std::exchange(tensor.leaving[stream], nullptr);
+    if (leaving == nullptr || tensor.stores[stream] == nullptr) continue;
+    tensor.stores[stream]->Retire(*leaving, num_threads);
   }
-}
-
-void KvCache::AfterLoad(KvTensor& tensor, int64_t stream, int64_t cell) {
-  const std::pair<const KvTensor*, int64_t> series = {&tensor, stream};
-  if (loading_ != series) {
-    loading_ = series;
-    loaded_rows_ = 0;
-  }
-  if (loaded_rows_++ < policy_.sink_tokens) Store(tensor, stream).PinSinks({&cell, 1});
 }
 
 void KvCache::BeginWrite(KvTensor& tensor, int num_threads) {
-  loading_ = {nullptr, 0};
   if (tensor.write_epoch == epoch_) {
     ++epoch_;
-    sinks_.clear();
+    leaving_.clear();
   }
   tensor.write_epoch = epoch_;
-  tensor.reads_expected = std::max(tensor.reads_expected, tensor.reads_now);
-  tensor.reads_now = 0;
-  Settle(tensor, num_threads);
+  num_threads_ = num_threads;
+  Retire(tensor, num_threads);
 }
 
-void KvCache::AfterRead(KvTensor& tensor, int64_t first_stream, int64_t num_streams,
-                        int num_threads) {
-  for (int64_t stream = first_stream; stream < first_stream + num_streams; ++stream) {
-    tensor.unsettled[static_cast<size_t>(stream)] = 1;
-  }
-  if (tensor.write_epoch >= 0) ++tensor.reads_now;
-  if (tensor.reads_expected > 0 && tensor.reads_now >= tensor.reads_expected) {
-    Settle(tensor, num_threads);
-  }
-}
-
-void KvCache::SettleAll(int num_threads) {
-  for (KvTensor* tensor : tensors_) Settle(*tensor, num_threads);
-}
-
-const std::vector<int64_t>& KvCache::Sinks(const void* mask_key, const uint16_t* mask,
-                                           int64_t stride, int num_queries, int64_t num_cells) {
-  const auto [entry, fresh] = sinks_.try_emplace({mask_key, num_cells});
+void KvCache::AfterRead(KvTensor& keys, KvTensor& values, int64_t stream,
+                        const AttentionCall& call) {
+  const CellStore& with_codes = Store(keys, stream).exact_only() ? Store(values, stream)
+                                                                 : Store(keys, stream);
+  if (with_codes.exact_only() || call.mask == nullptr) return;
+  const auto [entry, fresh] = leaving_.try_emplace({call.mask, call.num_cells});
   if (fresh) {
-    entry->second = SinksOfMask(mask, stride, num_queries, num_cells, policy_.sink_tokens);
+    entry->second = std::make_shared<const std::vector<int64_t>>(with_codes.LeavingWindow(
+        call.mask, call.mask_stride, call.num_queries, call.num_cells));
   }
-  return entry->second;
+  for (KvTensor* tensor : {&keys, &values}) {
+    tensor->leaving[static_cast<size_t>(stream)] = entry->second;
+  }
+}
+
+void KvCache::RetireAll(int num_threads) {
+  for (KvTensor* tensor : tensors_) Retire(*tensor, num_threads);
 }
 
 void KvCache::Clear(KvTensor& tensor) {
   for (auto& store : tensor.stores) {
     if (store != nullptr) store->Clear();
   }
+  std::ranges::fill(tensor.leaving, nullptr);
   tensor.partial_row = -1;
-  loading_ = {nullptr, 0};
   damage_.clear();
 }
 
@@ -252,7 +235,7 @@ void KvCache::ReadRows(
 
 void KvCache::AddTo(CacheTotals& totals) {
   if (!in_use_) return;
-  SettleAll(1);
+  RetireAll(1);
   ++totals.caches;
   std::set<std::pair<std::string, int>> layers;
   MemoryUse fullest;

@@ -173,6 +173,31 @@ const int32_t* LearnRope(HostCompute& host, KvTensor& tensor, const ggml_tensor*
   return tensor.cache->Positions(positions).data();
 }
 
+// The positions of a batch of `count` rows where no RoPE tells them: another layer's did, or else a
+// query's position is the number of cells it sees before its own. Null if not even that is known.
+const int32_t* PositionsOf(const HostCompute& host, KvTensor& tensor, int64_t count) {
+  KvCache& cache = *tensor.cache;
+  if (const auto* known = cache.KnownPositions(count)) return known->data();
+  const ggml_tensor* mask = FirstMask(host.graph());
+  if (mask == nullptr || mask->type != GGML_TYPE_F16) return nullptr;
+  std::vector<int32_t> positions;
+  for (int64_t stream = 0; stream < mask->ne[3]; ++stream) {
+    for (int64_t n = 0; n < mask->ne[1]; ++n) {
+      const auto* row = reinterpret_cast<const uint16_t*>(
+          Bytes(mask) + static_cast<size_t>(stream) * mask->nb[3] +
+          static_cast<size_t>(n) * mask->nb[1]);
+      constexpr uint16_t kHidden = 0xfc00;
+      const auto seen = std::count_if(row, row + mask->ne[0],
+                                      [](uint16_t value) { return value != kHidden; });
+      positions.push_back(static_cast<int32_t>(std::max<int64_t>(seen - 1, 0)));
+    }
+  }
+  if (static_cast<int64_t>(positions.size()) < count) return nullptr;
+  positions.resize(static_cast<size_t>(count));  // masks may be padded
+  cache.SetPositions(std::move(positions));
+  return cache.KnownPositions(count)->data();
+}
+
 }  // namespace
 
 void WriteRows(HostCompute& host, ggml_tensor* node) {
@@ -192,9 +217,9 @@ void WriteRows(HostCompute& host, ggml_tensor* node) {
   }
   tensor.cache->BeginWrite(tensor, host.num_threads());
   const bool observing = tensor.parsed.role == Role::kKey && Observer::Get().active();
-  const int32_t* positions =
-      observing || tensor.cache->needs_positions() ? LearnRope(host, tensor, node) : nullptr;
   const int64_t count = rows->ne[1];
+  const int32_t* turned_by = LearnRope(host, tensor, node);
+  const int32_t* positions = turned_by != nullptr ? turned_by : PositionsOf(host, tensor, count);
   const auto stride = static_cast<int64_t>(rows->nb[1] / sizeof(float));
   std::vector<int64_t> cells;
   for (int64_t first = 0; first < count;) {  // runs of rows of one stream
@@ -213,7 +238,10 @@ void WriteRows(HostCompute& host, ggml_tensor* node) {
     const int32_t* first_position = positions == nullptr ? nullptr : positions + first;
     CellStore& store = tensor.cache->Store(tensor, stream);
     store.Write(cells, first_row, stride, host.num_threads(), first_position);
-    if (observing) Observer::Get().Keys(tensor, cells, first_row, stride, first_position);
+    if (observing) {
+      Observer::Get().Keys(tensor, cells, first_row, stride,
+                           turned_by == nullptr ? nullptr : first_position);
+    }
     first = end;
   }
 }
@@ -244,15 +272,8 @@ void ComputeAttention(HostCompute& host, ggml_tensor* node) {
     call.keys = &key_store;
     call.values = &value_store;
     Attend(call, host.num_threads());
-    if (call.mask == nullptr || all_exact) continue;
-    const std::vector<int64_t>& sinks =
-        cache.Sinks(call.mask, call.mask, call.mask_stride, call.num_queries, call.num_cells);
-    if (sinks.empty()) continue;
-    key_store.PinSinks(sinks);
-    value_store.PinSinks(sinks);
+    cache.AfterRead(*keys.tensor, *values.tensor, keys.first_stream + i, call);
   }
-  cache.AfterRead(*keys.tensor, keys.first_stream, keys.num_streams, host.num_threads());
-  cache.AfterRead(*values.tensor, values.first_stream, values.num_streams, host.num_threads());
 }
 
 void ShiftKeys(HostCompute& host, ggml_tensor* node) {

@@ -63,6 +63,11 @@ class PageFormat {
   // [count][head_dim]. What is encoded in the group already loses its meaning.
   void LearnGroup(std::byte* page, int index, const float* rows, int count) const;
 
+  void EncodeRows(std::byte* page, int first, int count, const float* rows) const;
+  void ReadRecords(const std::byte* page, int first, int count, std::byte* records,
+                   size_t stride) const;
+  void WriteRecords(std::byte* page, int first, int count, const std::byte* records,
+                    size_t stride) const;
   // The row's record in row order (record_bytes() bytes: scales, then codes packed least
   // significant bit first), wherever the page keeps its parts. Bit-exact both ways.
   void ReadRecord(const std::byte* page, int index, std::byte* record) const;

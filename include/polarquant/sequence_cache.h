@@ -28,19 +28,9 @@
 #include "polarquant/attention.h"
 #include "polarquant/key_profile.h"
 #include "polarquant/paged_rows.h"
+#include "polarquant/rows.h"
 
 namespace polarquant {
-
-enum class NumberType { kF32, kF16, kBF16 };
-
-// Rows of a layer as a host holds them: value i of kv_head h of row n is
-// data[n * row_stride + h * head_stride + i], strides counted in values.
-struct HostRows {
-  const void* data = nullptr;
-  NumberType type = NumberType::kF32;
-  int64_t row_stride = 0;
-  int64_t head_stride = 0;
-};
 
 class SequenceCache {
  public:
@@ -73,7 +63,7 @@ class SequenceCache {
 
   // What the keys are weighed with, frozen from now on. Throws Error(kParameter) if a page was
   // closed already or there is a profile, or if it does not fit.
-  void SetProfile(std::shared_ptr<const KeyProfile> profile);
+  void SetProfile(std::shared_ptr<const KeyProfile> profile, int num_threads = 1);
   // Whether a page has left the window that cannot close for want of a profile. Settle then throws.
   bool wants_profile() const;
 

@@ -23,7 +23,7 @@ class SparseRange {
   std::byte* data() const { return data_; }
   size_t bytes() const { return bytes_; }
 
-  // Hands back the OS pages [first, end): they read as zeros afterwards.
+  // Hands back the OS pages [first, end): they read as zeros afterwards. Does not throw.
   void Release(size_t first, size_t end);
   void ReleaseAll() { Release(0, bytes_ / OsPageBytes()); }
 

@@ -363,6 +363,18 @@ void PageFormat::DecodeRow(const std::byte* page, int index, float* row) const {
   for (int i = 0; i < f.head_dim; ++i) row[i] += mean[i];
 }
 
+void PageFormat::EncodeRows(std::byte* page, int first, int count, const float* rows) const {
+  for (int i = 0; i < count; ++i) EncodeRow(page, first + i, rows + int64_t{i} * head_dim());
+}
+void PageFormat::ReadRecords(const std::byte* page, int first, int count, std::byte* records,
+                             size_t stride) const {
+  for (int i = 0; i < count; ++i) ReadRecord(page, first + i, records + static_cast<size_t>(i) * stride);
+}
+void PageFormat::WriteRecords(std::byte* page, int first, int count, const std::byte* records,
+                              size_t stride) const {
+  for (int i = 0; i < count; ++i) WriteRecord(page, first + i, records + static_cast<size_t>(i) * stride);
+}
+
 void PageFormat::ReadRecord(const std::byte* page, int index, std::byte* record) const {
   impl_->Gather(page, index, record);
 }
@@ -399,7 +411,8 @@ bool PageFormat::Mean(const std::byte* page, float* mean) const {
 
 // <q, k> = <A^-T q, A k>.
 void PageFormat::MapQueries(float* queries, int count) const {
-  impl_->MultiplyRows(impl_->inverse_balance, queries, count);
+  if (!impl_->inverse_balance.empty()) impl_->MultiplyRows(impl_->inverse_balance, queries, count);
+  if (impl_->dense_inverse.empty()) return;
   impl_->TransformRows(impl_->dense_inverse, Transposed::kYes, queries, count);
 }
 
