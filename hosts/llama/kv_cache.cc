@@ -16,7 +16,12 @@
 namespace polarquant::llama {
 
 KvCache::KvCache(Policy policy, Profiles profiles, uint64_t generation)
-    : policy_(std::move(policy)), profiles_(std::move(profiles)), generation_(generation) {}
+    : policy_(std::move(policy)),
+      profiles_(std::move(profiles)),
+      learns_(policy_.needs_profile() && profiles_.empty()),
+      generation_(generation) {
+  if (learns_) observer_.Start(false);
+}
 
 std::unique_ptr<KvTensor> KvCache::Adopt(const ggml_tensor* tensor, const CacheName& name) {
   const std::string title = std::string(tensor->name) + ": ";
@@ -157,7 +162,9 @@ CellStore& KvCache::Store(KvTensor& tensor, int64_t stream) {
   config.window_tokens = policy_.window_tokens;
   config.sink_tokens = policy_.sink_tokens;
   config.max_partial_pages = policy_.max_partial_pages;
-  if (config.scheme.normalisation.needs_profile()) config.profile = ProfileOf(tensor, config);
+  if (config.scheme.normalisation.needs_profile()) {
+    config.profile = learns_ ? tensor.learnt : ProfileOf(tensor, config);
+  }
   store = std::make_unique<CellStore>(
       config, tensor.base + tensor.stream_bytes() * static_cast<size_t>(stream));
   if (first) {
@@ -175,6 +182,33 @@ void KvCache::Retire(KvTensor& tensor, int num_threads) {
   }
 }
 
+void KvCache::Learn(KvTensor& tensor, int num_threads) {
+  constexpr int64_t kPage = 128, kFewestRows = 96;  // a page, without its first tokens
+  const auto found =
+      std::ranges::find_if(tensor.stores, [](const auto& store) { return store != nullptr; });
+  if (found == tensor.stores.end() || tensor.rows_written < kPage) return;
+  const CellStore& store = **found;
+  const Normalisation& normalisation = store.config().scheme.normalisation;
+  if (!normalisation.needs_profile() || observer_.QueriesSeen(tensor) < kFewestRows) return;
+  std::vector<int64_t> cells;
+  std::vector<int32_t> positions;
+  std::vector<float> rows;
+  for (const auto& [cell, position] : store.ExactCells()) {
+    cells.push_back(cell);
+    positions.push_back(position);
+    rows.resize(rows.size() + static_cast<size_t>(tensor.row_values));
+    store.ReadRow(cell, rows.data() + rows.size() - static_cast<size_t>(tensor.row_values));
+  }
+  observer_.Keys(tensor, cells, rows.data(), tensor.row_values, positions.data());
+  tensor.rows_written = 0;  // for another try, should this not be enough
+  const auto seen = observer_.Seen(tensor, kFewestRows);
+  if (!seen) return;
+  tensor.learnt = std::make_shared<const KeyProfile>(KeysOf(tensor, *seen, normalisation));
+  for (const auto& each : tensor.stores) {
+    if (each != nullptr) each->SetProfile(tensor.learnt, num_threads);
+  }
+}
+
 void KvCache::BeginWrite(KvTensor& tensor, int num_threads) {
   if (tensor.write_epoch == epoch_) {
     ++epoch_;
@@ -182,6 +216,7 @@ void KvCache::BeginWrite(KvTensor& tensor, int num_threads) {
   }
   tensor.write_epoch = epoch_;
   num_threads_ = num_threads;
+  if (learning(tensor)) Learn(tensor, num_threads);
   Retire(tensor, num_threads);
 }
 

@@ -22,6 +22,7 @@
 
 #include "ggml.h"
 #include "graph.h"
+#include "observer.h"
 #include "polarquant/attention.h"
 #include "polarquant/cell_store.h"
 #include "polarquant/policy.h"
@@ -45,6 +46,8 @@ struct KvTensor {
   std::optional<Rope> rope;                        // of keys; none until learned, or without RoPE
   std::string rope_trouble;                        // why frequencies are not known
   std::vector<std::unique_ptr<CellStore>> stores;  // by stream, null until used
+  int64_t rows_written = 0;
+  std::shared_ptr<const KeyProfile> learnt;  // of keys, where no profile was given
 
   int64_t write_epoch = -1;
   // By stream: cells whose exact copies may go, as the last attention showed. They go at the next
@@ -100,6 +103,12 @@ class KvCache {
   // A new round of writing begins when a tensor written in this round is written again. What has
   // left the window since the last write goes.
   void BeginWrite(KvTensor& tensor, int num_threads);
+  // Where no profile was given: keys are kept exact and watched, and once a page of them and their
+  // queries were seen, what they say is frozen and the keys are coded.
+  bool learning(const KvTensor& tensor) const {
+    return learns_ && tensor.parsed.role == Role::kKey && tensor.learnt == nullptr;
+  }
+  Observer& observer() { return observer_; }
   // After attention over a stream: what its mask shows to have left the window, found once a round
   // for all layers that read the same cells under the same mask. Null: the stream is one sequence.
   void AfterRead(KvTensor& keys, KvTensor& values, int64_t stream, const AttentionCall& call);
@@ -130,11 +139,14 @@ class KvCache {
   std::shared_ptr<const KeyProfile> ProfileOf(const KvTensor& tensor,
                                               const CellStore::Config& config);
   void Retire(KvTensor& tensor, int num_threads);
+  void Learn(KvTensor& tensor, int num_threads);  // if enough was seen
   void Announce() const;
 
   std::mutex mutex_;
   const Policy policy_;
   const Profiles profiles_;
+  const bool learns_;
+  Observer observer_;
   std::set<std::string> profiles_used_;
   const uint64_t generation_;
   std::vector<KvTensor*> tensors_;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "kv_cache.h"
 #include "polarquant/error.h"
 
 namespace polarquant::llama {
@@ -90,6 +91,22 @@ void Observer::Queries(const KvTensor& tensor, const AttentionCall& call) {
     observer.AddQueries(call.queries + n * call.query_stride, 1, call.query_stride,
                         call.num_q_heads, call.query_head_stride);
   }
+}
+
+int64_t Observer::QueriesSeen(const KvTensor& tensor) {
+  const std::lock_guard lock(mutex_);
+  const auto found = layers_.find(tensor.parsed.layer);
+  return found == layers_.end() ? 0 : found->second.num_queries();
+}
+
+std::optional<LayerProfile> Observer::Seen(const KvTensor& tensor, int64_t fewest_rows) {
+  const std::lock_guard lock(mutex_);
+  const auto found = layers_.find(tensor.parsed.layer);
+  if (found == layers_.end() || found->second.num_keys() < fewest_rows ||
+      found->second.num_queries() < fewest_rows) {
+    return std::nullopt;
+  }
+  return found->second.Finish(fewest_rows);
 }
 
 }  // namespace polarquant::llama

@@ -244,6 +244,7 @@ void WriteRows(HostCompute& host, ggml_tensor* node) {
     }
     first = end;
   }
+  tensor.rows_written += count;
 }
 
 void ComputeAttention(HostCompute& host, ggml_tensor* node) {
@@ -256,10 +257,9 @@ void ComputeAttention(HostCompute& host, ggml_tensor* node) {
   LogAttention();
 
   const bool all_exact = AllExact(keys) && AllExact(values);
-  if (Observer::Get().active()) {
-    for (int64_t i = 0; i < keys.num_streams; ++i) {
-      Observer::Get().Queries(*keys.tensor, CallOf(node, keys, i));
-    }
+  for (int64_t i = 0; i < keys.num_streams; ++i) {
+    if (Observer::Get().active()) Observer::Get().Queries(*keys.tensor, CallOf(node, keys, i));
+    if (cache.learning(*keys.tensor)) cache.observer().Queries(*keys.tensor, CallOf(node, keys, i));
   }
   if (all_exact && Plugin::Get().settings().host_attention) {
     host.Compute(node);

@@ -24,6 +24,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "polarquant/key_profile.h"
@@ -121,6 +122,8 @@ class CellStore final : public PagedRows {
   PageView View(int64_t page, int kv_head) const override;
   void ReadRow(int64_t cell, float* row) const override;
   int64_t num_pages() const;
+  // The cells with an exact copy, ascending, and the positions of their rows.
+  std::vector<std::pair<int64_t, int32_t>> ExactCells() const;
 
   MemoryUse memory() const;
 

@@ -218,6 +218,17 @@ std::vector<int64_t> CellStore::LeavingWindow(const uint16_t* mask, int64_t mask
   return leaving;
 }
 
+std::vector<std::pair<int64_t, int32_t>> CellStore::ExactCells() const {
+  std::vector<std::pair<int64_t, int32_t>> cells;
+  for (size_t p = 0; p < impl_->rows.pages().size(); ++p) {
+    impl_->rows.pages()[p].exact.ForEach([&](int slot) {
+      const int64_t cell = impl_->rows.CellOf(static_cast<int64_t>(p), slot);
+      cells.emplace_back(cell, impl_->rows.PositionOf(cell));
+    });
+  }
+  return cells;
+}
+
 void CellStore::Retire(std::span<const int64_t> cells, int num_threads) {
   impl_->CheckCells(cells);
   for (const auto& [page, slots] : impl_->ByPage(cells)) impl_->rows.Retire(page, slots);
