@@ -190,6 +190,7 @@ void KvCache::BeginWrite(KvTensor& tensor, int num_threads) {
   if (tensor.write_epoch == epoch_) {
     ++epoch_;
     sinks_.clear();
+    plans_.clear();
   }
   tensor.write_epoch = epoch_;
   tensor.reads_expected = std::max(tensor.reads_expected, tensor.reads_now);
@@ -219,6 +220,25 @@ const std::vector<int64_t>& KvCache::Sinks(const void* mask_key, const uint16_t*
     entry->second = SinksOfMask(mask, stride, num_queries, num_cells, policy_.sink_tokens);
   }
   return entry->second;
+}
+
+const AttentionPlan& KvCache::Plan(const KvTensor& keys, const void* mask_key,
+                                   const AttentionBatch& batch, int num_threads) {
+  const bool beyond = keys.reads_now >= std::max(keys.reads_expected, 1);
+  if (keys.write_epoch != epoch_ || beyond) plans_.clear();
+  const SequenceCall& first = batch.sequences.front();
+  const PagedRows::Shape& shape = first.keys->shape();
+  const PlanKey key = {.mask_key = mask_key,
+                       .mask = first.mask,
+                       .num_cells = first.num_cells,
+                       .num_sequences = static_cast<int>(batch.sequences.size()),
+                       .num_queries = first.num_queries,
+                       .num_q_heads = batch.num_q_heads,
+                       .num_kv_heads = shape.num_kv_heads,
+                       .page_tokens = shape.page_tokens};
+  const auto known = plans_.find(key);
+  if (known != plans_.end()) return known->second;
+  return plans_.emplace(key, AttentionPlan(batch, Executor{num_threads})).first->second;
 }
 
 void KvCache::Clear(KvTensor& tensor) {

@@ -22,6 +22,7 @@
 
 #include "ggml.h"
 #include "graph.h"
+#include "polarquant/attention.h"
 #include "polarquant/cell_store.h"
 #include "polarquant/policy.h"
 #include "profiles.h"
@@ -104,6 +105,12 @@ class KvCache {
   const std::vector<int64_t>& Sinks(const void* mask_key, const uint16_t* mask, int64_t stride,
                                     int num_queries, int64_t num_cells);
 
+  // What attention of this round has to do, planned once for all layers that are alike: whose mask
+  // is the same tensor in the same memory, with the same lengths and heads.
+  // A read of `keys` beyond those expected belongs to another graph: all is planned afresh.
+  const AttentionPlan& Plan(const KvTensor& keys, const void* mask_key, const AttentionBatch& batch,
+                            int num_threads);
+
   // Rows of a saved state come sequence by sequence, oldest first, and a saved row does not say
   // that it is a sink: the first ones of a series are taken for sinks again.
   void AfterLoad(KvTensor& tensor, int64_t stream, int64_t cell);
@@ -151,6 +158,13 @@ class KvCache {
   std::pair<const KvTensor*, int64_t> loading_ = {nullptr, 0};  // tensor and stream of the series
   int loaded_rows_ = 0;
   std::map<std::pair<const void*, int64_t>, std::vector<int64_t>> sinks_;  // of this epoch
+  struct PlanKey {
+    const void *mask_key, *mask;
+    int64_t num_cells;
+    int num_sequences, num_queries, num_q_heads, num_kv_heads, page_tokens;
+    auto operator<=>(const PlanKey&) const = default;
+  };
+  std::map<PlanKey, AttentionPlan> plans_;  // of this epoch
 };
 
 }  // namespace polarquant::llama

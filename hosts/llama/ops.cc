@@ -114,6 +114,7 @@ void RefuseUnknownAttention(const ggml_tensor* node, const HeadsView& keys,
   }
 }
 
+// One stream.
 AttentionCall CallOf(const ggml_tensor* node, const HeadsView& keys, int64_t index) {
   const ggml_tensor* queries = node->src[0];
   const ggml_tensor* mask = node->src[3];
@@ -237,19 +238,26 @@ void ComputeAttention(HostCompute& host, ggml_tensor* node) {
     host.Compute(node);
     return;
   }
+  AttentionBatch batch;
+  std::vector<SequenceCall> streams;
   for (int64_t i = 0; i < keys.num_streams; ++i) {
-    CellStore& key_store = cache.Store(*keys.tensor, keys.first_stream + i);
-    CellStore& value_store = cache.Store(*values.tensor, values.first_stream + i);
-    AttentionCall call = CallOf(node, keys, i);
-    call.keys = &key_store;
-    call.values = &value_store;
-    Attend(call, host.num_threads());
-    if (call.mask == nullptr || all_exact) continue;
+    const AttentionCall call = CallOf(node, keys, i);
+    static_cast<AttentionTerms&>(batch) = call;
+    streams.push_back(call);
+    streams.back().keys = &cache.Store(*keys.tensor, keys.first_stream + i);
+    streams.back().values = &cache.Store(*values.tensor, values.first_stream + i);
+  }
+  batch.sequences = streams;
+  const int num_threads = host.num_threads();
+  Attend(cache.Plan(*keys.tensor, node->src[3], batch, num_threads), batch, Executor{num_threads});
+  for (int64_t i = 0; i < keys.num_streams && !all_exact; ++i) {
+    const SequenceCall& call = streams[static_cast<size_t>(i)];
+    if (call.mask == nullptr) continue;
     const std::vector<int64_t>& sinks =
         cache.Sinks(call.mask, call.mask, call.mask_stride, call.num_queries, call.num_cells);
     if (sinks.empty()) continue;
-    key_store.PinSinks(sinks);
-    value_store.PinSinks(sinks);
+    cache.Store(*keys.tensor, keys.first_stream + i).PinSinks(sinks);
+    cache.Store(*values.tensor, values.first_stream + i).PinSinks(sinks);
   }
   cache.AfterRead(*keys.tensor, keys.first_stream, keys.num_streams, host.num_threads());
   cache.AfterRead(*values.tensor, values.first_stream, values.num_streams, host.num_threads());
