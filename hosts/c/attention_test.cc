@@ -269,6 +269,102 @@ TEST(CAttention, HasNothingToDoForNoQueries) {
   EXPECT_TRUE(Ok(pq_attend(&call.c, 1)));
 }
 
+// Three sequences of other lengths, the last one empty.
+struct CBatch {
+  Sequence first;
+  Twins second, empty;
+  std::vector<Call> calls = std::vector<Call>(3);
+  std::vector<pq_attention_sequence> sequences =
+      std::vector<pq_attention_sequence>(3, PQ_ATTENTION_SEQUENCE_INIT);
+  std::vector<uint16_t> mask = std::vector<uint16_t>(kQueries * 90);
+  pq_attention_batch c = PQ_ATTENTION_BATCH_INIT;
+  pq_executor executor = PQ_EXECUTOR_INIT;
+
+  CBatch() {
+    second.Append(90);
+    for (size_t i = 0; i < mask.size(); i += 3) mask[i] = i % 2 == 0 ? kHidden : uint16_t{0x7e00};
+    const pq_sequence_cache* caches[] = {first.c.get(), second.c.get(), empty.c.get()};
+    for (size_t i = 0; i < 3; ++i) {
+      pq_attention& one = calls[i].c;
+      one.sequence = caches[i];
+      if (i == 1) one.num_queries = 1, one.mask = mask.data(), one.mask_stride = 90;
+      pq_attention_sequence& of = sequences[i];
+      of.sequence = one.sequence;
+      of.queries = one.queries;
+      of.query_stride = one.query_stride;
+      of.query_head_stride = one.query_head_stride;
+      of.mask = one.mask;
+      of.mask_stride = one.mask_stride;
+      of.output = one.output;
+      of.output_stride = one.output_stride;
+      of.output_head_stride = one.output_head_stride;
+      of.lse = one.lse;
+      of.num_queries = one.num_queries;
+    }
+    c.sequences = sequences.data();
+    c.num_sequences = 3;
+    c.num_q_heads = kQueryHeads;
+    c.scale = 0.125f;
+  }
+};
+
+TEST(CAttention, OfABatchIsThatOfItsSequencesOneByOne) {
+  CBatch batch;
+  for (const int32_t causal : {0, 1}) {
+    ASSERT_TRUE(Ok([&] {
+      batch.c.causal = causal;
+      return pq_attend_batch(&batch.c, &batch.executor);
+    }()));
+    std::vector<Floats> together, lses;
+    for (const Call& call : batch.calls) {
+      together.push_back(call.output);
+      lses.push_back(call.lse);
+    }
+    for (size_t i = 0; i < 3; ++i) {
+      batch.calls[i].c.causal = causal;
+      ASSERT_TRUE(Ok(pq_attend(&batch.calls[i].c, 1)));
+      EXPECT_EQ(batch.calls[i].output, together[i]);
+      EXPECT_EQ(batch.calls[i].lse, lses[i]);
+    }
+    EXPECT_EQ(together[2], Floats(kOutput));
+    EXPECT_NE(together[0], Floats(kOutput));
+  }
+  const Floats all = batch.calls[0].output;
+  batch.c.window = 20;
+  batch.executor.num_threads = 2;
+  ASSERT_TRUE(Ok(pq_attend_batch(&batch.c, &batch.executor)));
+  EXPECT_NE(batch.calls[0].output, all);
+  batch.c.num_sequences = 0;
+  batch.c.sequences = nullptr;
+  EXPECT_TRUE(Ok(pq_attend_batch(&batch.c, &batch.executor)));
+}
+
+TEST(CAttention, RefusesBatchesThatDoNotFitAndDevicesThereAreNot) {
+  const auto refused = [](auto change, std::initializer_list<const char*> words,
+                          pq_status status = PQ_ERROR_PARAMETER) {
+    CBatch batch;
+    change(batch);
+    EXPECT_TRUE(Refused(status, pq_attend_batch(&batch.c, &batch.executor), words));
+  };
+  CBatch good;
+  EXPECT_TRUE(Refused(PQ_ERROR_PARAMETER, pq_attend_batch(nullptr, &good.executor), {"batch"}));
+  EXPECT_TRUE(Refused(PQ_ERROR_PARAMETER, pq_attend_batch(&good.c, nullptr), {"executor"}));
+  refused([](CBatch& b) { b.executor.device = 1; }, {"device 1"}, PQ_ERROR_UNSUPPORTED);
+  refused([](CBatch& b) { b.executor.stream = &b; }, {"stream"}, PQ_ERROR_UNSUPPORTED);
+  refused([](CBatch& b) { b.executor.num_threads = 0; }, {"num_threads is 0"});
+  refused([](CBatch& b) { b.executor.struct_size = 3; }, {"executor.struct_size is 3"});
+  refused([](CBatch& b) { b.c.reserved = 1; }, {"reserved is 1"});
+  refused([](CBatch& b) { b.c.window = -5; }, {"window is -5"});
+  refused([](CBatch& b) { b.c.causal = 7; }, {"causal is 7"});
+  refused([](CBatch& b) { b.c.num_sequences = -1; }, {"num_sequences is -1"});
+  refused([](CBatch& b) { b.c.sequences = nullptr; }, {"sequences is NULL"});
+  refused([](CBatch& b) { b.sequences[1].struct_size = 9; }, {"sequences[1].struct_size is 9"});
+  refused([](CBatch& b) { b.sequences[1].struct_size += 8; }, {"sequences[1].struct_size is"});
+  refused([](CBatch& b) { b.sequences[2].reserved = 2; }, {"reserved is 2"});
+  refused([](CBatch& b) { b.sequences[2].sequence = nullptr; }, {"no rows"});
+  refused([](CBatch& b) { b.sequences[0].output_stride = 64; }, {"output_stride is 64", "twice"});
+}
+
 TEST(CAttention, RefusesCallsThatDoNotFitAndSaysWhy) {
   const Sequence sequence;
   const Stores stores;

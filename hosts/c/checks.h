@@ -102,6 +102,9 @@ PQ_FIRST_VERSION(pq_sequence_cache_config, profile)
 PQ_FIRST_VERSION(pq_rows, head_stride)
 PQ_FIRST_VERSION(pq_sequence_state, reserved)
 PQ_FIRST_VERSION(pq_attention, lse)
+PQ_FIRST_VERSION(pq_attention_sequence, reserved)
+PQ_FIRST_VERSION(pq_attention_batch, reserved)
+PQ_FIRST_VERSION(pq_executor, stream)
 
 template <typename Struct>
 size_t CheckedSize(const Struct* given, const char* name) {

@@ -213,6 +213,7 @@ void KvCache::BeginWrite(KvTensor& tensor, int num_threads) {
   if (tensor.write_epoch == epoch_) {
     ++epoch_;
     leaving_.clear();
+    plans_.clear();
   }
   tensor.write_epoch = epoch_;
   num_threads_ = num_threads;
@@ -221,7 +222,7 @@ void KvCache::BeginWrite(KvTensor& tensor, int num_threads) {
 }
 
 void KvCache::AfterRead(KvTensor& keys, KvTensor& values, int64_t stream,
-                        const AttentionCall& call) {
+                        const SequenceCall& call) {
   const CellStore& with_codes = Store(keys, stream).exact_only() ? Store(values, stream)
                                                                  : Store(keys, stream);
   if (with_codes.exact_only() || call.mask == nullptr) return;
@@ -237,6 +238,24 @@ void KvCache::AfterRead(KvTensor& keys, KvTensor& values, int64_t stream,
 
 void KvCache::RetireAll(int num_threads) {
   for (KvTensor* tensor : tensors_) Retire(*tensor, num_threads);
+}
+
+const AttentionPlan& KvCache::Plan(const KvTensor& keys, const void* mask_key,
+                                   const AttentionBatch& batch, int num_threads) {
+  if (keys.write_epoch != epoch_) plans_.clear();
+  const SequenceCall& first = batch.sequences.front();
+  const PagedRows::Shape& shape = first.keys->shape();
+  const PlanKey key = {.mask_key = mask_key,
+                       .mask = first.mask,
+                       .num_cells = first.num_cells,
+                       .num_sequences = static_cast<int>(batch.sequences.size()),
+                       .num_queries = first.num_queries,
+                       .num_q_heads = batch.num_q_heads,
+                       .num_kv_heads = shape.num_kv_heads,
+                       .page_tokens = shape.page_tokens};
+  const auto known = plans_.find(key);
+  if (known != plans_.end()) return known->second;
+  return plans_.emplace(key, AttentionPlan(batch, Executor{num_threads})).first->second;
 }
 
 void KvCache::Clear(KvTensor& tensor) {

@@ -109,9 +109,14 @@ class KvCache {
     return learns_ && tensor.parsed.role == Role::kKey && tensor.learnt == nullptr;
   }
   Observer& observer() { return observer_; }
+  // What attention of this round has to do, planned once for all layers that are alike: whose mask
+  // is the same tensor in the same memory, with the same lengths and heads.
+  const AttentionPlan& Plan(const KvTensor& keys, const void* mask_key, const AttentionBatch& batch,
+                            int num_threads);
   // After attention over a stream: what its mask shows to have left the window, found once a round
   // for all layers that read the same cells under the same mask. Null: the stream is one sequence.
-  void AfterRead(KvTensor& keys, KvTensor& values, int64_t stream, const AttentionCall& call);
+  void AfterRead(KvTensor& keys, KvTensor& values, int64_t stream,
+                 const SequenceCall& call);
   void RetireAll(int num_threads);
   int num_threads() const { return num_threads_; }  // of the last write
 
@@ -160,6 +165,13 @@ class KvCache {
   std::vector<int32_t> positions_;
   // Of this epoch: by mask and number of cells.
   std::map<std::pair<const void*, int64_t>, std::shared_ptr<const std::vector<int64_t>>> leaving_;
+  struct PlanKey {
+    const void *mask_key, *mask;
+    int64_t num_cells;
+    int num_sequences, num_queries, num_q_heads, num_kv_heads, page_tokens;
+    auto operator<=>(const PlanKey&) const = default;
+  };
+  std::map<PlanKey, AttentionPlan> plans_;  // of this epoch
 };
 
 }  // namespace polarquant::llama

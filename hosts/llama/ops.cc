@@ -114,6 +114,7 @@ void RefuseUnknownAttention(const ggml_tensor* node, const HeadsView& keys,
   }
 }
 
+// One stream.
 AttentionCall CallOf(const ggml_tensor* node, const HeadsView& keys, int64_t index) {
   const ggml_tensor* queries = node->src[0];
   const ggml_tensor* mask = node->src[3];
@@ -265,14 +266,21 @@ void ComputeAttention(HostCompute& host, ggml_tensor* node) {
     host.Compute(node);
     return;
   }
+  AttentionBatch batch;
+  std::vector<SequenceCall> streams;
   for (int64_t i = 0; i < keys.num_streams; ++i) {
-    CellStore& key_store = cache.Store(*keys.tensor, keys.first_stream + i);
-    CellStore& value_store = cache.Store(*values.tensor, values.first_stream + i);
-    AttentionCall call = CallOf(node, keys, i);
-    call.keys = &key_store;
-    call.values = &value_store;
-    Attend(call, host.num_threads());
-    cache.AfterRead(*keys.tensor, *values.tensor, keys.first_stream + i, call);
+    const AttentionCall call = CallOf(node, keys, i);
+    static_cast<AttentionTerms&>(batch) = call;
+    streams.push_back(call);
+    streams.back().keys = &cache.Store(*keys.tensor, keys.first_stream + i);
+    streams.back().values = &cache.Store(*values.tensor, values.first_stream + i);
+  }
+  batch.sequences = streams;
+  const int num_threads = host.num_threads();
+  Attend(cache.Plan(*keys.tensor, node->src[3], batch, num_threads), batch, Executor{num_threads});
+  for (int64_t i = 0; i < keys.num_streams; ++i) {
+    cache.AfterRead(*keys.tensor, *values.tensor, keys.first_stream + i,
+                    streams[static_cast<size_t>(i)]);
   }
 }
 

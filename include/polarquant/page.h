@@ -13,6 +13,8 @@
 
 namespace polarquant {
 
+struct Codec;  // codecs/codec.h
+
 inline constexpr int kMaxPageTokens = 256;
 
 // How a head's centred keys are weighed against its queries before they are rotated.
@@ -36,6 +38,7 @@ class PageFormat {
   PageFormat& operator=(PageFormat&&) noexcept;
 
   const Scheme& scheme() const;
+  const Codec& codec() const;
   Role role() const;
   int head_dim() const;
   int page_tokens() const;

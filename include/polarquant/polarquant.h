@@ -426,8 +426,8 @@ PQ_API pq_status pq_saved_sequences_fork(const pq_saved_sequences* saved, size_t
  *
  *   logit = softcap(scale * <q, k>) + slope(head) * mask;  softcap(x) = c tanh(x / c), x if c is 0
  *
- * A mask of minus infinity hides the cell; a query that sees none gives zeros and an lse of minus
- * infinity. slope is ALiBi's with max_bias, 1 if that is 0. exp(sinks[head]) is added to the
+ * A mask of minus infinity or NaN hides the cell; a query that sees none gives zeros and an lse of
+ * minus infinity. slope is ALiBi's with max_bias, 1 if that is 0. exp(sinks[head]) is added to the
  * denominator. Query head h reads kv_head h / (num_q_heads / num_kv_heads). */
 typedef struct pq_attention {
   size_t struct_size;
@@ -456,6 +456,56 @@ typedef struct pq_attention {
         NULL, NULL, 0, 0, NULL                                                                    \
   }
 PQ_API pq_status pq_attend(const pq_attention* attention, int32_t num_threads);
+
+/* One sequence of a batch; fields as in pq_attention. */
+typedef struct pq_attention_sequence {
+  size_t struct_size;
+  const pq_cell_store *keys, *values;
+  const pq_sequence_cache* sequence; /* may be empty, and gives zeros then */
+  int64_t first_cell, num_cells;
+  const float* queries;
+  int64_t query_stride, query_head_stride;
+  const uint16_t* mask;
+  int64_t mask_stride;
+  float* output;
+  int64_t output_stride, output_head_stride;
+  float* lse;
+  int32_t num_queries; /* as many as the sequence has, other sequences may have others */
+  int32_t reserved;    /* 0 */
+} pq_attention_sequence;
+#define PQ_ATTENTION_SEQUENCE_INIT                                                                \
+  {                                                                                               \
+    sizeof(pq_attention_sequence), NULL, NULL, NULL, 0, 0, NULL, 0, 0, NULL, 0, NULL, 0, 0, NULL, \
+        0, 0                                                                                      \
+  }
+
+/* Sequences of one num_kv_heads and page_tokens, of any lengths, attended to together. */
+typedef struct pq_attention_batch {
+  size_t struct_size;
+  const pq_attention_sequence* sequences; /* an array; all have the same struct_size */
+  int64_t num_sequences;
+  int64_t window;     /* of the cells up to its own a query sees the newest `window`; 0: all */
+  const float* sinks; /* [num_q_heads], or NULL */
+  int32_t num_q_heads;
+  int32_t causal; /* flag: query n does not see the last num_queries - 1 - n cells */
+  float scale;
+  float softcap;
+  float max_bias;
+  int32_t reserved; /* 0 */
+} pq_attention_batch;
+#define PQ_ATTENTION_BATCH_INIT \
+  { sizeof(pq_attention_batch), NULL, 0, 0, NULL, 0, 0, 1.0f, 0.0f, 0.0f, 0 }
+
+/* Who computes. */
+typedef struct pq_executor {
+  size_t struct_size;
+  int32_t num_threads;
+  int32_t device; /* 0, the processor: there is no other yet */
+  void* stream;   /* of a device; NULL */
+} pq_executor;
+#define PQ_EXECUTOR_INIT \
+  { sizeof(pq_executor), 1, 0, NULL }
+PQ_API pq_status pq_attend_batch(const pq_attention_batch* batch, const pq_executor* executor);
 
 #ifdef __cplusplus
 }

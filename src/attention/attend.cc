@@ -2,59 +2,84 @@
 // Stage 6/7 attend: checks, the plan, the team. Keys are never un-rotated and values never decoded
 // where a fast kernel reads their codes: queries are rotated once, outputs un-rotated once.
 #include <algorithm>
-#include <cmath>
+#include <atomic>
 #include <cstring>
-#include <string>
+#include <utility>
 
 #include "attention/checks.h"
 #include "attention/head_block.h"
 #include "attention/plan.h"
+#include "codecs/codec.h"
 #include "kernels/kernels.h"
 #include "polarquant/attention.h"
-#include "polarquant/codec.h"
 #include "util/parallel.h"
 
 namespace polarquant {
 namespace {
 
-// Rows of a unit: enough to pay for unpacking a page, few enough that logits and accumulators stay
-// in the second-level cache.
-constexpr int kRowsPerUnit = 48;
-
 // Masks up to this size are read before the team starts: cheaper than its barriers.
 constexpr int64_t kSmallMask = 1 << 16;
 
-struct Team {
-  const Setup& setup;
-  Plan& plan;
-  bool planned;     // before the team started
-  float* partials;  // [thread][2]: of the first and the last unit of a thread's share
+// What one call needs, kept by the thread that calls.
+struct Workspace {
+  Plan plan;  // where the caller brings none
+  std::vector<float> slopes;
+  std::vector<Setup> setups;    // of each sequence
+  std::vector<float> partials;  // [thread][2]: of the first and the last unit of a thread's share
+  std::vector<int> parts_done;  // of each unit
 
-  float* PartialOf(int thread, bool first) const {
-    return partials + (2 * thread + (first ? 0 : 1)) * setup.partial_floats();
+  void Prepare(const AttentionBatch& batch, const Plan& made, int num_threads) {
+    const Kernels& kernels = ActiveKernels();
+    SlopesOf(batch, &slopes);
+    setups.clear();
+    setups.reserve(batch.sequences.size());
+    partial_floats_ = 0;
+    for (const SequenceCall& call : batch.sequences) {
+      setups.push_back({.terms = batch,
+                        .call = call,
+                        .keys = Side(kernels, *call.keys),
+                        .values = Side(kernels, *call.values),
+                        .group = made.group(),
+                        .max_rows = made.max_rows(),
+                        .slopes = slopes});
+      partial_floats_ = std::max(partial_floats_, setups.back().partial_floats());
+    }
+    const auto floats = static_cast<size_t>(2 * num_threads * partial_floats_);
+    if (partials.size() < floats) partials.resize(floats);
+    parts_done.assign(static_cast<size_t>(made.num_units()), 0);
+  }
+
+  float* PartialOf(int thread, bool first) {
+    return partials.data() + (2 * thread + (first ? 0 : 1)) * partial_floats_;
+  }
+  // Counts a part of a unit as done, what was stored for it visible to whoever counts the last;
+  // returns the count.
+  int CountPart(int unit) {
+    return std::atomic_ref(parts_done[static_cast<size_t>(unit)])
+               .fetch_add(1, std::memory_order_acq_rel) +
+           1;
+  }
+
+ private:
+  int64_t partial_floats_ = 0;
+};
+
+struct Team {
+  const Plan& plan;
+  Workspace& space;
+
+  const Setup& SetupOf(const QueryBlock& block) const {
+    return space.setups[static_cast<size_t>(block.sequence)];
   }
 
   void Work(int thread, int team) const {
-    if (!planned) {
-      const Share blocks = ShareOf(plan.num_blocks(), thread, team);
-      for (int64_t b = blocks.begin; b < blocks.end; ++b) {
-        plan.ReadMask(setup.call, static_cast<int>(b));
-      }
-      TeamBarrier();
-      if (thread == 0) plan.CountItems();
-      TeamBarrier();
-    }
-    AttendShare(thread, team);
-  }
-
-  void AttendShare(int thread, int team) const {
     thread_local HeadBlock unit_state;
     const Share share = ShareOf(plan.num_items(), thread, team);
     for (int64_t item = share.begin; item < share.end;) {
       const int unit = plan.UnitOf(item);
       const int64_t first = plan.FirstItem(unit), end = std::min(plan.EndItem(unit), share.end);
       const QueryBlock& block = plan.BlockOf(unit);
-      unit_state.Start(setup, plan.KvHeadOf(unit), block);
+      unit_state.Start(SetupOf(block), plan.KvHeadOf(unit), block);
       if (!block.pages.empty()) {
         unit_state.Attend(
             std::span(block.pages)
@@ -63,7 +88,7 @@ struct Team {
       if (item == first && end == plan.EndItem(unit)) {
         unit_state.Finish();
       } else {
-        unit_state.StorePartial(PartialOf(thread, item == share.begin));
+        unit_state.StorePartial(space.PartialOf(thread, item == share.begin));
         MergeIfLast(unit, team);
       }
       item = end;
@@ -78,106 +103,94 @@ struct Team {
       const Share share = ShareOf(plan.num_items(), t, team);
       const int64_t begin = std::max(share.begin, plan.FirstItem(unit));
       if (begin < std::min(share.end, plan.EndItem(unit))) {
-        parts.push_back(PartialOf(t, begin == share.begin));
+        parts.push_back(space.PartialOf(t, begin == share.begin));
       }
     }
-    if (plan.CountPart(unit) < static_cast<int>(parts.size())) return;
+    if (space.CountPart(unit) < static_cast<int>(parts.size())) return;
     const QueryBlock& block = plan.BlockOf(unit);
+    const Setup& setup = SetupOf(block);
     for (int r = 0; r < block.count * setup.group; ++r) {
       HeadBlock::MergeRow(setup, plan.KvHeadOf(unit), block, r, parts);
     }
   }
 };
 
-}  // namespace
-
-void SlopesOf(const AttentionCall& call, std::vector<float>* slopes) {
-  slopes->assign(static_cast<size_t>(call.num_q_heads), 1.0f);
-  if (call.max_bias <= 0.0f) return;
-  int whole = 1;  // the largest power of two among the heads
-  while (whole * 2 <= call.num_q_heads) whole *= 2;
-  const double base = std::exp2(-static_cast<double>(call.max_bias) / whole);
-  const double half_base = std::exp2(-static_cast<double>(call.max_bias) / 2 / whole);
-  for (int h = 0; h < call.num_q_heads; ++h) {
-    (*slopes)[static_cast<size_t>(h)] = static_cast<float>(
-        h < whole ? std::pow(base, h + 1) : std::pow(half_base, 2 * (h - whole) + 1));
-  }
+// A thread's share of planning.
+void ReadMasks(const AttentionBatch& batch, int thread, int team, Plan* plan) {
+  const Share blocks = ShareOf(plan->num_blocks(), thread, team);
+  for (int64_t b = blocks.begin; b < blocks.end; ++b) plan->ReadMask(batch, static_cast<int>(b));
 }
 
-namespace {
+Workspace& OfThisThread() {
+  thread_local Workspace space;
+  return space;
+}
 
-void AttendUnderMask(const AttentionCall& call, int num_threads) {
-  const Kernels& kernels = ActiveKernels();
-  const int num_kv_heads = call.keys->shape().num_kv_heads;
-  const int group = call.num_q_heads / num_kv_heads;
-  const int queries_per_block = std::max(1, kRowsPerUnit / group);
-  thread_local std::vector<float> slopes;
-  SlopesOf(call, &slopes);
-  const Setup setup = {.call = call,
-                       .keys = Side(kernels, *call.keys),
-                       .values = Side(kernels, *call.values),
-                       .group = group,
-                       .max_rows = std::min(queries_per_block, call.num_queries) * group,
-                       .slopes = slopes};
-  thread_local Plan plan;
-  thread_local std::vector<float> partials;
-  plan.Reset(call, setup.keys.page_tokens, num_kv_heads, queries_per_block);
-  const size_t floats = static_cast<size_t>(2 * num_threads * setup.partial_floats());
-  if (partials.size() < floats) partials.resize(floats);
-  const bool planned =
-      num_threads == 1 || call.mask == nullptr || call.num_queries * call.num_cells <= kSmallMask;
-  if (planned) {
-    for (int b = 0; b < plan.num_blocks(); ++b) plan.ReadMask(call, b);
+// Always the whole team, or nobody but the caller: OpenMP ends threads that a smaller team has no
+// use for, and the next larger one starts them again.
+void AttendPlanned(const AttentionBatch& batch, const Plan& plan, int num_threads) {
+  Workspace& space = OfThisThread();
+  space.Prepare(batch, plan, num_threads);
+  const Team team = {plan, space};
+  Parallel(plan.num_items() > 1 ? num_threads : 1,
+           [&](int thread, int size) { team.Work(thread, size); });
+}
+
+}  // namespace
+
+struct AttentionPlan::Impl {
+  Plan plan;
+};
+
+AttentionPlan::AttentionPlan(const AttentionBatch& batch, const Executor& executor) {
+  CheckShapes(batch);
+  CheckExecutor(executor);
+  auto impl = std::make_unique<Impl>();
+  Plan& plan = impl->plan;
+  plan.Reset(batch);
+  Parallel(plan.mask_values() > kSmallMask ? executor.num_threads : 1,
+           [&](int thread, int team) { ReadMasks(batch, thread, team, &plan); });
+  plan.CountItems();
+  impl_ = std::move(impl);
+}
+
+AttentionPlan::~AttentionPlan() = default;
+AttentionPlan::AttentionPlan(AttentionPlan&&) noexcept = default;
+AttentionPlan& AttentionPlan::operator=(AttentionPlan&&) noexcept = default;
+
+void Attend(const AttentionPlan& plan, const AttentionBatch& batch, const Executor& executor) {
+  CheckBatch(batch);
+  CheckExecutor(executor);
+  plan.impl_->plan.CheckFor(batch);
+  AttendPlanned(batch, plan.impl_->plan, executor.num_threads);
+}
+
+void Attend(const AttentionBatch& batch, const Executor& executor) {
+  CheckBatch(batch);
+  CheckExecutor(executor);
+  const int num_threads = executor.num_threads;
+  Workspace& space = OfThisThread();
+  Plan& plan = space.plan;
+  plan.Reset(batch);
+  if (num_threads == 1 || plan.mask_values() <= kSmallMask) {
+    ReadMasks(batch, 0, 1, &plan);
     plan.CountItems();
+    AttendPlanned(batch, plan, num_threads);
+    return;
   }
-  const Team team = {setup, plan, planned, partials.data()};
-  Parallel(num_threads, [&](int thread, int size) { team.Work(thread, size); });
+  space.Prepare(batch, plan, num_threads);
+  const Team team = {plan, space};
+  Parallel(num_threads, [&](int thread, int size) {
+    ReadMasks(batch, thread, size, &plan);
+    TeamBarrier();
+    if (thread == 0) plan.CountItems();
+    TeamBarrier();
+    team.Work(thread, size);
+  });
 }
-
-// A block of queries at a time, with a mask of its own: cells after the block are not looked at.
-void AttendCausally(const AttentionCall& call, int num_threads) {
-  constexpr int kQueries = 512;
-  constexpr uint16_t kHidden = 0xfc00;
-  thread_local std::vector<uint16_t> mask;
-  for (int first = 0; first < call.num_queries; first += kQueries) {
-    AttentionCall block = call;
-    block.num_queries = std::min(kQueries, call.num_queries - first);
-    const int after = call.num_queries - first - block.num_queries;
-    block.num_cells = call.num_cells - after;
-    block.queries += first * call.query_stride;
-    block.output += first * call.output_stride;
-    if (call.lse != nullptr) block.lse += static_cast<int64_t>(first) * call.num_q_heads;
-    if (call.mask != nullptr) block.mask += first * call.mask_stride;
-    if (block.num_queries > 1) {
-      const int64_t columns = block.num_cells - call.first_cell;
-      mask.assign(static_cast<size_t>(block.num_queries * columns), 0);
-      for (int n = 0; n < block.num_queries; ++n) {
-        uint16_t* row = mask.data() + n * columns;
-        const int64_t seen = columns - (block.num_queries - 1 - n);
-        if (call.mask != nullptr) std::copy_n(block.mask + n * call.mask_stride, seen, row);
-        std::fill(row + seen, row + columns, kHidden);
-      }
-      block.mask = mask.data();
-      block.mask_stride = columns;
-    }
-    AttendUnderMask(block, num_threads);
-  }
-}
-
-}  // namespace
 
 void Attend(const AttentionCall& call, int num_threads) {
-  CheckCall(call);
-  if (num_threads < 1) {
-    throw Error(ErrorCode::kParameter,
-                "num_threads is " + std::to_string(num_threads) + "; give at least 1");
-  }
-  if (call.num_queries == 0) return;
-  if (call.causal) {
-    AttendCausally(call, num_threads);
-  } else {
-    AttendUnderMask(call, num_threads);
-  }
+  Attend(BatchOf(call), Executor{num_threads});
 }
 
 std::vector<int64_t> SinksOfMask(const uint16_t* mask, int64_t mask_stride, int num_queries,
@@ -197,7 +210,8 @@ std::vector<int64_t> SinksOfMask(const uint16_t* mask, int64_t mask_stride, int 
           continue;
         }
       }
-      if (row[cell] != kHalfHidden) seen.push_back(cell);
+      const bool number = (row[cell] & 0x7fff) <= 0x7c00;
+      if (number && row[cell] != kHalfHidden) seen.push_back(cell);
       if (seen.size() > static_cast<size_t>(std::max(sink_tokens, 0))) break;
       ++cell;
     }
@@ -216,10 +230,11 @@ bool HasFastPath(const Scheme& scheme, int head_dim) {
   CheckHeadDim(head_dim);
   const Kernels& kernels = ActiveKernels();
   if (&kernels == &ScalarKernels()) return false;
-  const Codec* codec = CodecNamed(scheme.codec);
-  if (codec == nullptr) return false;
-  return scheme.codec == "f16" || scheme.codec == "q8_0" || scheme.codec == "q4_0" ||
-         TilesFor(kernels, *codec) != nullptr;
+  for (const Codec& codec : CodecTable()) {
+    if (codec.info.name != scheme.codec) continue;
+    return codec.record_kernel != RecordKernel::kNone || TilesFor(kernels, codec) != nullptr;
+  }
+  return false;
 }
 
 }  // namespace polarquant

@@ -29,6 +29,10 @@ struct Pieces {
   }
 };
 
+struct Slots {
+  int begin, end;
+};
+
 struct QueryOfRow {
   int query, head;
 };
@@ -41,10 +45,10 @@ float Decay(float a, float b) { return a == kHidden ? 0.0f : std::exp(a - b); }
 
 // Adds the sink, divides, writes the output and the log-sum-exp.
 void WriteRow(const Setup& setup, const QueryOfRow& at, float max, float sum, const float* acc) {
-  const AttentionCall& call = setup.call;
+  const SequenceCall& call = setup.call;
   float factor = 1.0f;
-  if (call.sinks != nullptr) {
-    const float sink = call.sinks[at.head];
+  if (setup.terms.sinks != nullptr) {
+    const float sink = setup.terms.sinks[at.head];
     const float top = std::max(max, sink);
     factor = Decay(max, top);
     sum = sum * factor + Decay(sink, top);
@@ -54,7 +58,7 @@ void WriteRow(const Setup& setup, const QueryOfRow& at, float max, float sum, co
   float* out = call.output + at.head * call.output_head_stride + at.query * call.output_stride;
   for (int i = 0; i < setup.values.head_dim; ++i) out[i] = acc[i] * factor;
   if (call.lse != nullptr) {
-    call.lse[static_cast<int64_t>(at.query) * call.num_q_heads + at.head] =
+    call.lse[static_cast<int64_t>(at.query) * setup.terms.num_q_heads + at.head] =
         sum == 0.0f ? kHidden : max + std::log(sum);
   }
 }
@@ -157,21 +161,33 @@ void HeadBlock::AttendChunk(std::span<const PageWork> pages, const PageWork* fol
 // One step of the online softmax: logits to weights. Returns the sum of the weights.
 float HeadBlock::SoftmaxRow(int row, std::span<const PageWork> pages) {
   const Setup& setup = *setup_;
-  const AttentionCall& call = setup.call;
+  const AttentionTerms& terms = setup.terms;
+  const SequenceCall& call = setup.call;
   const Kernels& kernels = setup.kernels();
   const int page_tokens = setup.keys.page_tokens, dim_v = setup.values.head_dim;
   const QueryOfRow at = QueryAt(setup, kv_head_, *block_, row);
+  const float slope = setup.slopes[static_cast<size_t>(at.head)];
+  const CellRange seen = SeenBy(terms, call, at.query);
+  // Slots of a page's work that the query sees, unless the mask hides them.
+  const auto slots_of = [&](const PageWork& work) {
+    const auto slot = [&](int64_t cell) {
+      return static_cast<int>(
+          std::clamp<int64_t>(cell - work.page * page_tokens, work.begin, work.end));
+    };
+    return work.edged ? Slots{slot(seen.begin), slot(seen.end)} : Slots{work.begin, work.end};
+  };
   float* logits = logits_ + static_cast<int64_t>(row) * chunk_pages_ * page_tokens;
   float max = kHidden;
   for (size_t p = 0; p < pages.size(); ++p) {
     const PageWork& work = pages[p];
+    const Slots slots = slots_of(work);
+    if (slots.begin == slots.end) continue;
     const uint16_t* mask = work.masked ? call.mask + at.query * call.mask_stride +
-                                             work.page * page_tokens + work.begin - call.first_cell
+                                             work.page * page_tokens + slots.begin - call.first_cell
                                        : nullptr;
-    max = std::max(max,
-                   kernels.shape_logits(logits + static_cast<int64_t>(p) * page_tokens + work.begin,
-                                        work.end - work.begin, call.scale, call.softcap,
-                                        setup.slopes[static_cast<size_t>(at.head)], mask));
+    max = std::max(max, kernels.shape_logits(
+                            logits + static_cast<int64_t>(p) * page_tokens + slots.begin,
+                            slots.end - slots.begin, terms.scale, terms.softcap, slope, mask));
   }
   if (max > max_[row]) {
     const float factor = Decay(max_[row], max);
@@ -185,8 +201,11 @@ float HeadBlock::SoftmaxRow(int row, std::span<const PageWork> pages) {
   float total = 0.0f;
   for (size_t p = 0; p < pages.size(); ++p) {
     const PageWork& work = pages[p];
-    const float sum = kernels.exp_sum(logits + static_cast<int64_t>(p) * page_tokens + work.begin,
-                                      work.end - work.begin, max_[row]);
+    const Slots slots = slots_of(work);
+    float* weights = logits + static_cast<int64_t>(p) * page_tokens;
+    const float sum = kernels.exp_sum(weights + slots.begin, slots.end - slots.begin, max_[row]);
+    std::fill(weights + work.begin, weights + slots.begin, 0.0f);
+    std::fill(weights + slots.end, weights + work.end, 0.0f);
     page_sums_[static_cast<int64_t>(p) * rows_ + row] = sum;
     total += sum;
   }

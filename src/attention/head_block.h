@@ -8,14 +8,16 @@
 #include <span>
 #include <vector>
 
+#include "attention/checks.h"
 #include "attention/pages.h"
 #include "attention/plan.h"
 
 namespace polarquant {
 
-// What is the same for all units of a call.
+// What is the same for all units of a sequence.
 struct Setup {
-  const AttentionCall& call;
+  const AttentionTerms& terms;
+  const SequenceCall& call;
   Side keys, values;
   int group;                      // query heads of a kv_head
   int max_rows;                   // of a unit
@@ -26,7 +28,7 @@ struct Setup {
   int64_t partial_floats() const { return static_cast<int64_t>(max_rows) * (values.head_dim + 2); }
 };
 
-// Memory of one thread, reused from call to call.
+// Memory of one thread, reused from unit to unit.
 class HeadBlock {
  public:
   void Start(const Setup& setup, int kv_head, const QueryBlock& block);

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <numeric>
-#include <string_view>
 
 #include "cache/page_bits.h"
 #include "format/tile_layout.h"
@@ -78,13 +77,6 @@ void AddCentreScores(const Side& keys, const RotatingCentre& centre, const PageR
 
 }  // namespace
 
-const Codec* CodecNamed(std::string_view name) {
-  for (const Codec& codec : CodecTable()) {
-    if (codec.info.name == name) return &codec;
-  }
-  return nullptr;
-}
-
 const TileKernels* TilesFor(const Kernels& kernels, const Codec& codec) {
   if (codec.layout != PageLayout::kTiles) return nullptr;
   const TileKernels* tiles = codec.info.code_bits == 2   ? &kernels.tile2
@@ -94,21 +86,32 @@ const TileKernels* TilesFor(const Kernels& kernels, const Codec& codec) {
   return tiles != nullptr && tiles->score != nullptr ? tiles : nullptr;
 }
 
+DecodeRecords* DecoderFor(const Kernels& kernels, const Codec& codec) {
+  switch (codec.record_kernel) {
+    case RecordKernel::kQ8_0:
+      return kernels.decode_q8_0;
+    case RecordKernel::kQ4_0:
+      return kernels.decode_q4_0;
+    case RecordKernel::kF16:  // a store of f16 has exact rows only
+    case RecordKernel::kNone:
+      break;
+  }
+  return nullptr;
+}
+
 Side::Side(const Kernels& with, const PagedRows& of)
     : kernels(&with),
       store(&of),
-      codec(CodecNamed(of.shape().scheme.codec)),
+      codec(&of.format().codec()),
       tiles(TilesFor(with, *codec)),
+      decode(DecoderFor(with, *codec)),
       head_dim(of.shape().head_dim),
       page_tokens(of.shape().page_tokens),
       codes(!of.exact_only()),
       rotated(codes && of.shape().scheme.rotate),
       sharpen(static_cast<float>(of.shape().scheme.sharpen) / 100.0f),
       mapped(codes &&
-             (of.shape().scheme.normalisation.balance || of.shape().scheme.normalisation.dense)) {
-  if (codec->info.name == "q8_0") decode = with.decode_q8_0;
-  if (codec->info.name == "q4_0") decode = with.decode_q4_0;
-}
+             (of.shape().scheme.normalisation.balance || of.shape().scheme.normalisation.dense)) {}
 
 bool Side::centred() const { return codes && store->shape().scheme.normalisation.center; }
 

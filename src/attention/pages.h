@@ -13,13 +13,16 @@
 
 namespace polarquant {
 
+// Records, `count` rows one after another, to f32 rows.
+using DecodeRecords = void(const std::byte* records, int count, int head_dim, float* rows);
+
 // The keys or the values of a call and how their codes are read.
 struct Side {
   const Kernels* kernels = nullptr;
   const PagedRows* store = nullptr;
   const Codec* codec = nullptr;
   const TileKernels* tiles = nullptr;  // null: codes are decoded to f32 rows
-  void (*decode)(const std::byte* records, int count, int head_dim, float* rows) = nullptr;
+  DecodeRecords* decode = nullptr;     // null: by the page's format
   int head_dim = 0;
   int page_tokens = 0;
   bool codes = false;    // pages may have codes at all
@@ -31,9 +34,9 @@ struct Side {
   bool centred() const;
 };
 
+// Null where the target has none for the codec.
 const TileKernels* TilesFor(const Kernels& kernels, const Codec& codec);
-// Null where there is no codec of that name.
-const Codec* CodecNamed(std::string_view name);
+DecodeRecords* DecoderFor(const Kernels& kernels, const Codec& codec);
 
 // Query rows of one kv_head.
 struct QueryRows {

@@ -1,14 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stage 6/7 attend, planning: which pages the mask shows to a block of queries.
+// Stage 6/7 attend, planning: which pages a block of queries sees.
 #include "attention/plan.h"
 
 #include <algorithm>
 #include <cstring>
+#include <string>
 
 #include "format/tile_layout.h"
 
 namespace polarquant {
 namespace {
+
+// Rows of a unit: enough to pay for unpacking a page, few enough that logits and accumulators stay
+// in the second-level cache.
+constexpr int kRowsPerUnit = 48;
 
 constexpr uint64_t kFourHidden = 0xfc00fc00fc00fc00u;  // -inf as f16, four times
 
@@ -35,58 +40,132 @@ void LookAt(const uint16_t* mask, int count, Seen* seen) {
   seen->masked = seen->masked || not_zero != 0;
 }
 
-}  // namespace
-
-void Plan::Reset(const AttentionCall& call, int page_tokens, int num_kv_heads,
-                 int queries_per_block) {
-  page_tokens_ = page_tokens;
-  num_kv_heads_ = num_kv_heads;
-  num_blocks_ = (call.num_queries + queries_per_block - 1) / queries_per_block;
-  if (blocks_.size() < static_cast<size_t>(num_blocks_)) {
-    blocks_.resize(static_cast<size_t>(num_blocks_));
-  }
-  for (int b = 0; b < num_blocks_; ++b) {  // as even as can be
-    QueryBlock& block = blocks_[static_cast<size_t>(b)];
-    const int64_t queries = call.num_queries;
-    block.first = static_cast<int>(queries * b / num_blocks_);
-    block.count = static_cast<int>(queries * (b + 1) / num_blocks_) - block.first;
-    block.pages.clear();
-    block.pages.reserve(static_cast<size_t>((call.num_cells + page_tokens - 1) / page_tokens -
-                                            call.first_cell / page_tokens));
-  }
-  first_item_.reserve(static_cast<size_t>(num_blocks_) + 1);
-  parts_done_.assign(static_cast<size_t>(num_units()), 0);
+// What the first to the last query of a block see together.
+CellRange SeenByBlock(const AttentionTerms& terms, const SequenceCall& call,
+                      const QueryBlock& block) {
+  return {SeenBy(terms, call, block.first).begin,
+          SeenBy(terms, call, block.first + block.count - 1).end};
 }
 
-void Plan::ReadMask(const AttentionCall& call, int index) {
-  QueryBlock& block = blocks_[static_cast<size_t>(index)];
-  const int64_t num_pages = (call.num_cells + page_tokens_ - 1) / page_tokens_;
-  for (int64_t page = call.first_cell / page_tokens_; page < num_pages; ++page) {
-    const int64_t before = page * page_tokens_ - call.first_cell;  // columns of the mask
-    const int first = static_cast<int>(std::max<int64_t>(-before, 0));
-    const int count =
-        static_cast<int>(std::min<int64_t>(page_tokens_, call.num_cells - page * page_tokens_));
-    PageWork work = {page, first, count, false};
-    if (call.mask != nullptr) {
-      int begin = -1, end = 0;
-      for (int slot = first; slot < count;) {
-        Seen seen;
-        const int next = std::min((slot / kTileTokens + 1) * kTileTokens, count);
-        for (int n = block.first; n < block.first + block.count; ++n) {
-          LookAt(call.mask + n * call.mask_stride + before + slot, next - slot, &seen);
-        }
-        if (seen.any) {
-          if (begin < 0) begin = slot;
-          work.masked = work.masked || seen.masked || (end > 0 && end != slot);
-          end = next;
-        }
-        slot = next;
-      }
-      if (begin < 0) continue;
-      work.begin = begin;
-      work.end = end;
+}  // namespace
+
+Plan::Lengths Plan::LengthsOf(const SequenceCall& call) {
+  return {call.first_cell, call.num_cells, call.num_queries, call.mask != nullptr};
+}
+
+void Plan::Reset(const AttentionBatch& batch) {
+  lengths_.clear();
+  lengths_.reserve(batch.sequences.size());
+  causal_ = batch.causal;
+  window_ = batch.window;
+  page_tokens_ = num_kv_heads_ = group_ = 1;
+  if (!batch.sequences.empty()) {
+    const PagedRows::Shape& shape = batch.sequences[0].keys->shape();
+    page_tokens_ = shape.page_tokens;
+    num_kv_heads_ = shape.num_kv_heads;
+    group_ = batch.num_q_heads / num_kv_heads_;
+  }
+  const int queries_per_block = std::max(1, kRowsPerUnit / group_);
+  num_blocks_ = max_rows_ = 0;
+  mask_values_ = 0;
+  for (const SequenceCall& call : batch.sequences) {
+    const int64_t queries = call.num_queries;
+    const auto blocks = static_cast<int>((queries + queries_per_block - 1) / queries_per_block);
+    if (call.mask != nullptr) mask_values_ += queries * (call.num_cells - call.first_cell);
+    if (blocks_.size() < static_cast<size_t>(num_blocks_ + blocks)) {
+      blocks_.resize(static_cast<size_t>(num_blocks_ + blocks));
     }
+    for (int b = 0; b < blocks; ++b) {  // as even as can be
+      QueryBlock& block = blocks_[static_cast<size_t>(num_blocks_ + b)];
+      block.sequence = static_cast<int>(lengths_.size());
+      block.first = static_cast<int>(queries * b / blocks);
+      block.count = static_cast<int>(queries * (b + 1) / blocks) - block.first;
+      max_rows_ = std::max(max_rows_, block.count * group_);
+      const CellRange seen = SeenByBlock(batch, call, block);
+      block.pages.clear();
+      block.pages.reserve(static_cast<size_t>((seen.end + page_tokens_ - 1) / page_tokens_ -
+                                              seen.begin / page_tokens_));
+    }
+    num_blocks_ += blocks;
+    lengths_.push_back(LengthsOf(call));
+  }
+  first_item_.reserve(static_cast<size_t>(num_blocks_) + 1);
+}
+
+void Plan::ReadMask(const AttentionBatch& batch, int index) {
+  QueryBlock& block = blocks_[static_cast<size_t>(index)];
+  const SequenceCall& call = batch.sequences[static_cast<size_t>(block.sequence)];
+  const CellRange seen = SeenByBlock(batch, call, block);
+  // What all queries of the block see.
+  const int64_t all_begin = SeenBy(batch, call, block.first + block.count - 1).begin;
+  const int64_t all_end = SeenBy(batch, call, block.first).end;
+  for (int64_t page = seen.begin / page_tokens_; page * page_tokens_ < seen.end; ++page) {
+    const int64_t first_cell = page * page_tokens_;
+    const auto slot_of = [&](int64_t cell) {
+      return static_cast<int>(std::clamp<int64_t>(cell - first_cell, 0, page_tokens_));
+    };
+    PageWork work = {page, slot_of(seen.begin), slot_of(seen.end), false, false};
+    if (call.mask != nullptr && !Unhide(batch, call, block, &work)) continue;
+    work.edged = all_begin > first_cell + work.begin || all_end < first_cell + work.end;
     block.pages.push_back(work);
+  }
+}
+
+// Cuts the work down to the tiles of which the mask shows something. False: it shows nothing.
+bool Plan::Unhide(const AttentionBatch& batch, const SequenceCall& call, const QueryBlock& block,
+                  PageWork* work) const {
+  const int64_t before = work->page * page_tokens_;
+  int begin = -1, end = 0;
+  for (int slot = work->begin; slot < work->end;) {
+    Seen seen;
+    const int next = std::min((slot / kTileTokens + 1) * kTileTokens, work->end);
+    for (int n = block.first; n < block.first + block.count; ++n) {
+      const CellRange range = SeenBy(batch, call, n);
+      const int64_t from = std::max(range.begin, before + slot);
+      const int64_t to = std::min(range.end, before + next);
+      if (from < to) {
+        LookAt(call.mask + n * call.mask_stride + from - call.first_cell,
+               static_cast<int>(to - from), &seen);
+      }
+    }
+    if (seen.any) {
+      if (begin < 0) begin = slot;
+      work->masked = work->masked || seen.masked || (end > 0 && end != slot);
+      end = next;
+    }
+    slot = next;
+  }
+  if (begin < 0) return false;
+  work->begin = begin;
+  work->end = end;
+  return true;
+}
+
+void Plan::CheckFor(const AttentionBatch& batch) const {
+  const auto fail = [](const std::string& what) {
+    throw Error(ErrorCode::kParameter,
+                "the plan of attention was made for " + what + "; make one for this batch");
+  };
+  const auto same = [&](int64_t made_for, int64_t given, const char* what) {
+    if (made_for == given) return;
+    fail(std::string(what) + " " + std::to_string(made_for) + ", and is given " +
+         std::to_string(given));
+  };
+  same(static_cast<int64_t>(lengths_.size()), static_cast<int64_t>(batch.sequences.size()),
+       "a number of sequences of");
+  if (lengths_.empty()) return;
+  const PagedRows::Shape& shape = batch.sequences[0].keys->shape();
+  same(num_kv_heads_, shape.num_kv_heads, "num_kv_heads");
+  same(page_tokens_, shape.page_tokens, "page_tokens");
+  same(int64_t{group_} * num_kv_heads_, batch.num_q_heads, "num_q_heads");
+  same(static_cast<int64_t>(causal_), static_cast<int64_t>(batch.causal), "causal");
+  same(window_, batch.window, "a window of");
+  for (size_t i = 0; i < lengths_.size(); ++i) {
+    if (lengths_[i] == LengthsOf(batch.sequences[i])) continue;
+    fail("other cells, queries or another mask of sequence " + std::to_string(i) + ": cells " +
+         std::to_string(lengths_[i].first_cell) + " to " + std::to_string(lengths_[i].num_cells) +
+         " and " + std::to_string(lengths_[i].num_queries) + " queries, " +
+         (lengths_[i].masked ? "masked" : "not masked"));
   }
 }
 

@@ -43,6 +43,10 @@ class Coder {
   virtual void Decode(const std::byte* header, const std::byte* record, float* row) const = 0;
 };
 
+// Kernels that read records as they are (kernels/kernels.h); without one, and without tiles,
+// attention decodes them row by row.
+enum class RecordKernel { kNone, kF16, kQ8_0, kQ4_0 };
+
 struct Codec {
   CodecInfo info;
   // Either these three,
@@ -53,6 +57,7 @@ struct Codec {
   std::unique_ptr<const Coder> (*make)(const Scheme& scheme, const RowShape& shape) = nullptr;
 
   PageLayout layout = PageLayout::kRecords;
+  RecordKernel record_kernel = RecordKernel::kNone;
   // For kTiles: the number of f16 scales at the start of a record (codes follow, packed least
   // significant bit first), the 2^code_bits centroids on the int8 grid, ascending, and the unit
   // that turns them into standard deviations; a value is scale * unit * centroid.

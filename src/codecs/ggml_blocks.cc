@@ -38,6 +38,7 @@ Scale ScaleOf(float d) {
 struct Q8_0 {
   static constexpr const char* kName = "q8_0";
   static constexpr const char* kSource = "ggml block_q8_0";
+  static constexpr RecordKernel kKernel = RecordKernel::kQ8_0;
   static constexpr int kBits = 8;
 
   static void Encode(const float* x, std::byte* block) {
@@ -60,6 +61,7 @@ struct Q8_0 {
 struct Q4_0 {
   static constexpr const char* kName = "q4_0";
   static constexpr const char* kSource = "ggml block_q4_0";
+  static constexpr RecordKernel kKernel = RecordKernel::kQ4_0;
   static constexpr int kBits = 4;
 
   static unsigned Code(float x, const Scale& scale) {
@@ -128,7 +130,8 @@ Codec BlockCodec(std::string_view name, std::string_view summary) {
                    .scale_rules = false},
           .record_bytes = RecordBytes<Block>,
           .encode = Encode<Block>,
-          .decode = Decode<Block>};
+          .decode = Decode<Block>,
+          .record_kernel = Block::kKernel};
 }
 
 }  // namespace

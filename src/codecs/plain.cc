@@ -12,18 +12,21 @@ namespace {
 struct F32 {
   using Stored = float;
   static constexpr const char* kSource = "IEEE 754 binary32";
+  static constexpr RecordKernel kKernel = RecordKernel::kNone;
   static float Store(float value) { return value; }
   static float Load(float stored) { return stored; }
 };
 struct F16 {
   using Stored = uint16_t;
   static constexpr const char* kSource = "IEEE 754 binary16";
+  static constexpr RecordKernel kKernel = RecordKernel::kF16;
   static uint16_t Store(float value) { return FloatToHalf(Sanitise(value)); }
   static float Load(uint16_t stored) { return HalfToFloat(stored); }
 };
 struct Bf16 {
   using Stored = uint16_t;
   static constexpr const char* kSource = "bfloat16, round to nearest even";
+  static constexpr RecordKernel kKernel = RecordKernel::kNone;
   static uint16_t Store(float value) { return FloatToBfloat16(value); }
   static float Load(uint16_t stored) { return Bfloat16ToFloat(stored); }
 };
@@ -63,7 +66,8 @@ Codec PlainCodec(std::string_view name, std::string_view summary) {
                    .normalises = false},  // there is no error for centring to lower
           .record_bytes = RecordBytes<Number>,
           .encode = Encode<Number>,
-          .decode = Decode<Number>};
+          .decode = Decode<Number>,
+          .record_kernel = Number::kKernel};
 }
 
 }  // namespace

@@ -281,6 +281,7 @@ PageFormat::PageFormat(PageFormat&&) noexcept = default;
 PageFormat& PageFormat::operator=(PageFormat&&) noexcept = default;
 
 const Scheme& PageFormat::scheme() const { return impl_->scheme; }
+const Codec& PageFormat::codec() const { return impl_->codec; }
 Role PageFormat::role() const { return impl_->role; }
 int PageFormat::head_dim() const { return impl_->head_dim; }
 int PageFormat::page_tokens() const { return impl_->page_tokens; }
