@@ -9,5 +9,6 @@ namespace polarquant::python {
 void BindCodec(nanobind::module_& module);
 void BindProfile(nanobind::module_& module);
 void BindSequence(nanobind::module_& module);
+void BindBatch(nanobind::module_& module);
 
 }  // namespace polarquant::python

@@ -47,4 +47,5 @@ NB_MODULE(_core, module) {
   pq::BindCodec(module);
   pq::BindProfile(module);
   pq::BindSequence(module);
+  pq::BindBatch(module);
 }

@@ -56,6 +56,8 @@ Plan::Lengths Plan::LengthsOf(const SequenceCall& call) {
 void Plan::Reset(const AttentionBatch& batch) {
   lengths_.clear();
   lengths_.reserve(batch.sequences.size());
+  blocks_of_.clear();
+  blocks_of_.reserve(batch.sequences.size());
   causal_ = batch.causal;
   window_ = batch.window;
   page_tokens_ = num_kv_heads_ = group_ = 1;
@@ -86,10 +88,11 @@ void Plan::Reset(const AttentionBatch& batch) {
       block.pages.reserve(static_cast<size_t>((seen.end + page_tokens_ - 1) / page_tokens_ -
                                               seen.begin / page_tokens_));
     }
+    blocks_of_.push_back({num_blocks_, blocks});
     num_blocks_ += blocks;
     lengths_.push_back(LengthsOf(call));
   }
-  first_item_.reserve(static_cast<size_t>(num_blocks_) + 1);
+  first_item_.reserve(static_cast<size_t>(num_units()) + 1);
 }
 
 void Plan::ReadMask(const AttentionBatch& batch, int index) {
@@ -171,19 +174,16 @@ void Plan::CheckFor(const AttentionBatch& batch) const {
 
 void Plan::CountItems() {
   first_item_.assign(1, 0);
-  for (int b = 0; b < num_blocks_; ++b) {
-    // A block that sees nothing still has an output to write.
-    const size_t pages = std::max<size_t>(blocks_[static_cast<size_t>(b)].pages.size(), 1);
+  for (int unit = 0; unit < num_units(); ++unit) {
+    // A unit that sees nothing still has an output to write.
+    const size_t pages = std::max<size_t>(BlockOf(unit).pages.size(), 1);
     first_item_.push_back(first_item_.back() + static_cast<int64_t>(pages));
   }
-  items_per_head_ = first_item_.back();
 }
 
 int Plan::UnitOf(int64_t item) const {
-  const int64_t kv_head = item / items_per_head_, within = item % items_per_head_;
-  const auto after = std::upper_bound(first_item_.begin(), first_item_.end(), within);
-  return static_cast<int>(kv_head) * num_blocks_ + static_cast<int>(after - first_item_.begin()) -
-         1;
+  const auto after = std::upper_bound(first_item_.begin(), first_item_.end(), item);
+  return static_cast<int>(after - first_item_.begin()) - 1;
 }
 
 }  // namespace polarquant

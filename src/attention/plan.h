@@ -46,19 +46,19 @@ class Plan {
 
   int group() const { return group_; }        // query heads of a kv_head
   int max_rows() const { return max_rows_; }  // of a unit
-  int64_t num_items() const { return items_per_head_ * num_kv_heads_; }
+  int64_t num_items() const { return first_item_.back(); }
   int num_units() const { return num_blocks_ * num_kv_heads_; }
-  int KvHeadOf(int unit) const { return unit / num_blocks_; }
+  int KvHeadOf(int unit) const {
+    const Blocks& blocks = BlocksOf(unit);
+    return (unit - blocks.first * num_kv_heads_) / blocks.count;
+  }
   const QueryBlock& BlockOf(int unit) const {
-    return blocks_[static_cast<size_t>(unit % num_blocks_)];
+    const Blocks& blocks = BlocksOf(unit);
+    return blocks_[static_cast<size_t>(blocks.first +
+                                       (unit - blocks.first * num_kv_heads_) % blocks.count)];
   }
-  int64_t FirstItem(int unit) const {
-    return KvHeadOf(unit) * items_per_head_ + first_item_[static_cast<size_t>(unit % num_blocks_)];
-  }
-  int64_t EndItem(int unit) const {
-    return KvHeadOf(unit) * items_per_head_ +
-           first_item_[static_cast<size_t>(unit % num_blocks_) + 1];
-  }
+  int64_t FirstItem(int unit) const { return first_item_[static_cast<size_t>(unit)]; }
+  int64_t EndItem(int unit) const { return first_item_[static_cast<size_t>(unit) + 1]; }
   int UnitOf(int64_t item) const;
 
  private:
@@ -68,6 +68,14 @@ class Plan {
     bool masked;
     bool operator==(const Lengths&) const = default;
   };
+  struct Blocks {
+    int first, count;
+  };
+  // Of the unit's sequence, whose units lie together: all blocks of its first kv_head, and so on.
+  const Blocks& BlocksOf(int unit) const {
+    const QueryBlock& near = blocks_[static_cast<size_t>(unit / num_kv_heads_)];
+    return blocks_of_[static_cast<size_t>(near.sequence)];
+  }
   static Lengths LengthsOf(const SequenceCall& call);
   bool Unhide(const AttentionBatch& batch, const SequenceCall& call, const QueryBlock& block,
               PageWork* work) const;
@@ -75,10 +83,10 @@ class Plan {
   int page_tokens_ = 0, num_kv_heads_ = 0, group_ = 0, max_rows_ = 0, num_blocks_ = 0;
   bool causal_ = false;
   int64_t window_ = 0, mask_values_ = 0;
-  std::vector<Lengths> lengths_;     // of each sequence
+  std::vector<Lengths> lengths_;  // of each sequence
+  std::vector<Blocks> blocks_of_;
   std::vector<QueryBlock> blocks_;   // may be more than num_blocks_, from larger calls
-  std::vector<int64_t> first_item_;  // of each block within a kv_head, and the end
-  int64_t items_per_head_ = 0;
+  std::vector<int64_t> first_item_;  // of each unit, and the end
 };
 
 }  // namespace polarquant

@@ -16,6 +16,7 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import causal_mask_function, sdpa_mask
 
+from polarquant import _core
 from polarquant.errors import ParameterError, UnsupportedError
 from polarquant.hf import plain
 from polarquant.hf.links import Step, step_of, without_gradient
@@ -222,6 +223,8 @@ def _on_pages(
             f"{step.after} of this step"
         )
     queries = query.detach().float()
+    if queries.stride(-1) != 1:
+        queries = queries.contiguous()
     batch, num_heads, count, head_dim = queries.shape
     scale = head_dim**-0.5 if terms.scaling is None else terms.scaling
     width = layer.rows[0].cache.value_head_dim
@@ -231,15 +234,12 @@ def _on_pages(
     masks = _packed_masks(
         mask, [row.pad for row in layer.rows], terms.causal and count == 1, sinks is not None
     )
-    for b, row in enumerate(layer.rows):
-        if row.cache.length == 0:
-            output[b] = 0  # nothing but padding so far
-            continue
-        rows = queries[b] if queries.stride(-1) == 1 else queries[b].contiguous()
-        row.cache.attend(
-            rows, output[b], scale, terms.softcap or 0.0, masks[b], sinks,
-            terms.causal and masks[b] is None, layer.setup.threads(),
-        )  # fmt: skip
+    # Rows without a mask have one query that sees everything, or there is no mask at all.
+    _core.attend_batch(
+        layer.caches(), queries, output, scale, terms.softcap or 0.0,
+        [] if mask is None else masks, sinks, terms.causal and mask is None,
+        threads=layer.setup.threads(),
+    )  # fmt: skip
     if fresh:
         layer.observe(query, step, skip)
         layer.attended()

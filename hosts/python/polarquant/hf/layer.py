@@ -229,13 +229,17 @@ class PolarQuantLayer(CacheLayerMixin):
 
     # -- for our attention function ---------------------------------------------------------------
 
+    def caches(self) -> list[_core.SequenceCache]:
+        """Of the rows, in their order."""
+        return [row.cache for row in self.rows]
+
     def store(self, step: Step, skip: list[int]) -> None:
         """Appends the tokens of `step`; of row b the first skip[b] are padding and not kept."""
-        threads = self.setup.threads()
-        for row, first, keys, values in zip(self.rows, skip, step.keys, step.values, strict=True):
+        for row, first in zip(self.rows, skip, strict=True):
             row.pad += first
-            if first < keys.shape[1]:
-                row.cache.append(_rows(keys[:, first:]), _rows(values[:, first:]), threads)
+        _core.append_batch(
+            self.caches(), _rows(step.keys), _rows(step.values), skip, self.setup.threads()
+        )
         self.length = step.after
         step.stored = True
         self._step = None
@@ -278,15 +282,15 @@ class PolarQuantLayer(CacheLayerMixin):
     def settle(self) -> None:
         """Closes what has left the window."""
         self._unsettled = False
-        threads = self.setup.threads()
-        for row in self.rows:
-            if row.cache.wants_profile:
+        caches = self.caches()
+        for cache in caches:
+            if cache.wants_profile:
                 raise ParameterError(
                     f"layer {self.setup.layer}: the first page of keys is to be coded as "
                     f"{self.setup.key}, which weighs them against queries, and no query was seen: "
                     + REMEDIES
                 )
-            row.cache.settle(threads)
+        _core.settle_batch(caches, self.setup.threads())
 
     def flush(self) -> None:
         """Finishes the last step: takes over an update that attention has not asked for yet."""
