@@ -141,7 +141,7 @@ TEST(CCellStore, CopiesBitForBitFromAnotherOfItsKind) {
                       {"turbo4:center", "must be equal"}));
 }
 
-TEST(CCellStore, TakesAProfileForBalanceAndForARotatingCentre) {
+TEST(CCellStore, TakesAProfileForBalanceAndForASteppedCentre) {
   Floats balance = Scales(kRow), mean(kRow, 1.0f);
   std::vector<double> frequencies;
   for (int i = 0; i < kDim / 2; ++i) frequencies.push_back(1.0 / (1 + i));
@@ -152,7 +152,7 @@ TEST(CCellStore, TakesAProfileForBalanceAndForARotatingCentre) {
   profile.rope_dims = kDim;
   profile.rope_frequencies = frequencies.data();
   pq_cell_store_config config = SomeConfig();
-  config.scheme = "turbo4:balanced:center=rope";
+  config.scheme = "turbo4:balanced";
   pq_cell_store* none = nullptr;
   EXPECT_TRUE(Refused(PQ_ERROR_PARAMETER, pq_cell_store_create(&config, &none), {"profile"}));
   config.profile = &profile;
@@ -173,7 +173,7 @@ TEST(CCellStore, TakesAProfileForBalanceAndForARotatingCentre) {
   std::vector<std::byte> saved(bytes);
   EXPECT_TRUE(Refused(PQ_ERROR_UNSUPPORTED,
                       pq_cell_store_save_row(store.get(), 0, saved.data(), bytes),
-                      {"turbo4:balanced:center=rope"}));
+                      {"turbo4:balanced", "center=step"}));
 }
 
 TEST(CCellStore, RefusesConfigurationsOutsideItsLimits) {

@@ -16,17 +16,17 @@ namespace polarquant::llama {
 
 namespace {
 
-bool SubtractsRotatingCentre(const Policy& policy) {
-  return policy.key.normalisation.rope ||
+bool SubtractsSteppedCentre(const Policy& policy) {
+  return policy.key.normalisation.step != 0 ||
          std::any_of(policy.layers.begin(), policy.layers.end(),
-                     [](const LayerRule& rule) { return rule.key.normalisation.rope; });
+                     [](const LayerRule& rule) { return rule.key.normalisation.step != 0; });
 }
 
 }  // namespace
 
 KvCache::KvCache(Policy policy, Profiles profiles, uint64_t generation)
     : policy_(std::move(policy)),
-      needs_positions_(SubtractsRotatingCentre(policy_)),
+      needs_positions_(SubtractsSteppedCentre(policy_)),
       profiles_(std::move(profiles)),
       generation_(generation) {}
 
@@ -113,16 +113,17 @@ std::shared_ptr<const KeyProfile> KvCache::ProfileOf(const KvTensor& tensor,
                                            ", or others, in the profile of " + model->model +
                                            "; give the profile of this model");
   }
-  auto keys = std::make_shared<KeyProfile>(layer.KeysFor(config.scheme.normalisation));
-  keys->rope.frequencies = rope.frequencies;
-  if (config.scheme.normalisation.rope && rope.frequencies.empty()) {
-    const std::string cause = !tensor.rope ? "no RoPE was seen to turn these keys"
-                              : tensor.rope_trouble.empty()
-                                  ? "its frequencies are known once rows were written"
+  const Normalisation& normalisation = config.scheme.normalisation;
+  if (normalisation.step != 0 && rope.frequencies.size() != static_cast<size_t>(rope.dims) / 2) {
+    const std::string cause = tensor.rope_trouble.empty()
+                                  ? "the frequencies of its RoPE are known once rows were written"
                                   : tensor.rope_trouble;
-    throw Error(ErrorCode::kUnsupported, tensor.name + ": center=rope cannot serve this model: " +
-                                             cause + "; leave center=rope out");
+    throw Error(ErrorCode::kUnsupported,
+                tensor.name + ": center=step cannot serve this model: " + cause +
+                    "; take the mean of pages instead, for instance " + config.scheme.codec +
+                    (normalisation.balance ? ":balance:center" : ":center"));
   }
+  auto keys = std::make_shared<KeyProfile>(layer.KeysFor(normalisation, rope));
   profiles_used_.insert(model->model);
   return keys;
 }

@@ -89,7 +89,7 @@ class KvCache {
   // What a view of the tensor tells about its heads. Throws Error if it cannot be served.
   void Learn(KvTensor& tensor, int64_t head_dim);
   CellStore& Store(KvTensor& tensor, int64_t stream);
-  // Whether rows of keys must come with their positions: a scheme subtracts a rotating centre.
+  // Whether rows of keys must come with their positions: a scheme subtracts a stepped centre.
   bool needs_positions() const { return needs_positions_; }
   // The positions of the batch's rows, which the graph keeps in `tensor`. They are copied when the
   // batch is first seen: the graph may reuse that memory once all keys are turned.

@@ -63,8 +63,8 @@ class CellStore final : public PagedRows {
 
   // Writes rows: `rows` [cells.size()] at row_stride floats apart, each num_kv_heads * head_dim
   // f32, rounded to f16 (NaN to 0, infinities and overflow to +-65504). Cells must be distinct and
-  // in range. `positions` [cells.size()] are those RoPE turned the rows by; a scheme with a
-  // rotating centre needs them, others ignore them.
+  // in range. `positions` [cells.size()] are those RoPE turned the rows by; a scheme with
+  // center=step needs them, from 0 on, where RoPE turns; others ignore them.
   void Write(std::span<const int64_t> cells, const float* rows, int64_t row_stride, int num_threads,
              const int32_t* positions = nullptr);
   // Closes and patches what has left the window. Call after attention has read the batch.
@@ -93,7 +93,7 @@ class CellStore final : public PagedRows {
 
   // Saved rows take exactly saved_row_bytes() = num_kv_heads * head_dim * 2 bytes: exact rows as
   // they are, coded rows as a marked record with the page's header, so that a load restores the
-  // very codes. can_save() is false where the record does not fit, and with a rotating centre (an
+  // very codes. can_save() is false where the record does not fit, and with a stepped centre (an
   // exact row leaves no room for its position); SaveRow then throws Error(kUnsupported) naming the
   // scheme.
   size_t saved_row_bytes() const;
@@ -103,7 +103,7 @@ class CellStore final : public PagedRows {
 
   // For attention.
   int64_t num_pages() const;
-  const RotatingCentre* centre(int kv_head) const override;
+  const SteppedCentre* centre(int kv_head) const override;
   PageView View(int64_t page, int kv_head) const override;
   const uint16_t* exact_rows() const;  // f16, the range described above
 

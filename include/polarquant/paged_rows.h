@@ -26,7 +26,7 @@ struct MemoryUse {
   MemoryUse& operator+=(const MemoryUse& other);
 };
 
-class RotatingCentre;  // math/rotating_centre.h
+class SteppedCentre;  // math/stepped_centre.h
 
 // One page of one kv_head as attention reads it.
 struct PageView {
@@ -37,7 +37,7 @@ struct PageView {
   // f16: the exact copy of slot s is the head_dim values at s * exact_row_stride(). Null if none
   // of them has one.
   const uint16_t* exact_rows = nullptr;
-  // With a rotating centre: slot s has position positions[s], or first_position + s if null.
+  // With a stepped centre: slot s has position positions[s], or first_position + s if null.
   const int32_t* positions = nullptr;
   int32_t first_position = 0;
 };
@@ -60,7 +60,7 @@ class PagedRows {
   virtual const PageFormat& format(int kv_head = 0) const = 0;
   // Whether the scheme stores the exact f16 rows and nothing ever closes.
   virtual bool exact_only() const = 0;
-  virtual const RotatingCentre* centre(int kv_head) const = 0;  // null without one
+  virtual const SteppedCentre* centre(int kv_head) const = 0;  // null without one
   virtual PageView View(int64_t page, int kv_head) const = 0;
   // Rows of one kv_head of one page, [page_tokens][head_dim] f32, wherever they live.
   virtual void DecodeCells(int64_t page, int kv_head, float* rows) const = 0;

@@ -142,10 +142,10 @@ typedef struct pq_key_profile {
   const float* balance;       /* [num_kv_heads][head_dim], each in [1/4096, 4096] */
   const float* dense;         /* [num_kv_heads][head_dim][head_dim], with its inverse */
   const float* dense_inverse; /* [num_kv_heads][head_dim][head_dim] */
-  const float* mean;          /* [num_kv_heads][head_dim] before RoPE, for center=rope */
+  const float* mean;          /* [num_kv_heads][head_dim] before RoPE, for center=step */
   pq_rope_pairing rope_pairing;
   int32_t rope_dims;              /* even, at most head_dim; 0 without RoPE */
-  const double* rope_frequencies; /* [rope_dims / 2] radians a position, for center=rope */
+  const double* rope_frequencies; /* [rope_dims / 2] radians a position, for center=step */
 } pq_key_profile;
 #define PQ_KEY_PROFILE_INIT \
   { sizeof(pq_key_profile), NULL, NULL, NULL, NULL, PQ_ROPE_NONE, 0, NULL }
@@ -190,7 +190,7 @@ typedef struct pq_page_config {
   { sizeof(pq_page_config), NULL, PQ_KEY, 0, 128, 0, NULL }
 
 /* Without the profile that its scheme needs a format knows its sizes, and refuses to encode and
- * decode. The profile's mean and RoPE are not a page's business: rows come without their rotating
+ * decode. The profile's mean and RoPE are not a page's business: rows come without their stepped
  * centre. */
 PQ_API pq_status pq_page_format_create(const pq_page_config* config, pq_page_format** format);
 PQ_API pq_status pq_page_format_destroy(pq_page_format* format);
@@ -276,8 +276,8 @@ PQ_API pq_status pq_cell_store_create(const pq_cell_store_config* config, pq_cel
 PQ_API pq_status pq_cell_store_destroy(pq_cell_store* store);
 
 /* Row i, of num_kv_heads * head_dim values, starts at rows[i * row_stride] and goes to cells[i];
- * cells are distinct. positions[count] are those RoPE turned the rows by: for center=rope, else
- * NULL will do. A refused write writes nothing. */
+ * cells are distinct. positions[count] are those RoPE turned the rows by: from 0 on, for
+ * center=step; else NULL will do. A refused write writes nothing. */
 PQ_API pq_status pq_cell_store_write(pq_cell_store* store, const int64_t* cells, int64_t count,
                                      const float* rows, int64_t row_stride,
                                      const int32_t* positions, int32_t num_threads);

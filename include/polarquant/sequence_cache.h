@@ -52,8 +52,8 @@ class SequenceCache {
     int page_tokens = 128;
     int window_tokens = 128;
     int sink_tokens = 16;
-    // For keys with `balance` or `dense`. May come later: SetProfile. center=rope is refused: a
-    // sequence cache does not know the positions of its rows.
+    // For keys with `balance`, `dense` or `center=step`. May come later: SetProfile. A row's position
+    // is its number in the sequence, counted from 0.
     std::shared_ptr<const KeyProfile> profile;
   };
 

@@ -93,6 +93,7 @@ struct Fixture {
       std::vector<int32_t> positions(cells.begin(), cells.end());
       for (size_t i = 0; i < cells.size(); ++i) {
         if (cells[i] / 128 == 1) positions[i] += static_cast<int32_t>(random() % 2);
+        if (cells[i] / 128 == 2) positions[i] = static_cast<int32_t>(random() >> 1);
       }
       store->Write(cells, rows.data(), row, 1, positions.data());
       store->Settle(1);
@@ -173,13 +174,13 @@ TEST(Attention, EveryPairOfSchemesMatchesTheReference) {
                            "f16",
                            "bf16",
                            "turbo4:balanced",
-                           "turbo3:balanced:center=rope",
+                           "turbo3:balanced:step=16",
                            "q8_0:balance:rotate=none",
                            "turbo4:dense",
                            "turbo3:center:sharpen=120",
                            "turbo5:sharpen=80",
                            "mixed3:balanced",
-                           "turbo5:center=rope",
+                           "turbo5:center=step",
                            "zscore3",
                            "kivi2",
                            "dual3:center"};
@@ -226,7 +227,7 @@ TEST(Attention, HeadDimsAndGroupsOfAllKindsMatchTheReference) {
 
 TEST(Attention, PagesOf64And256TokensMatchTheReference) {
   for (const int page_tokens : {64, 256}) {
-    for (const char* key : {"turbo4:center", "turbo2"}) {
+    for (const char* key : {"turbo4:center", "turbo2", "turbo3:center=step"}) {
       for (const int queries : {1, 33}) {
         Fixture f({.key = key,
                    .value = "turbo3",

@@ -55,6 +55,7 @@ class HeadBlock {
   // Parts of memory_.
   float *queries_ = nullptr, *queries_mapped_ = nullptr, *logits_ = nullptr, *scratch_ = nullptr;
   float *plain_ = nullptr, *rotated_ = nullptr;
+  float* centre_weights_ = nullptr;
   float *max_ = nullptr, *sum_ = nullptr, *page_sums_ = nullptr;
   std::byte* prepared_ = nullptr;
 };

@@ -8,8 +8,8 @@
 
 #include "cache/page_bits.h"
 #include "format/tile_layout.h"
-#include "math/rotating_centre.h"
 #include "math/rotation.h"
+#include "math/stepped_centre.h"
 
 namespace polarquant {
 namespace {
@@ -55,25 +55,40 @@ void DecodeTo(const Side& side, const std::byte* page, const PageWork& work, flo
   }
 }
 
-// Logits of the rotating centre, <q, m_t>, added to those of slots [work.begin, work.end).
-void AddCentreScores(const Side& keys, const RotatingCentre& centre, const PageRef& page,
-                     const QueryRows& queries, float* scratch, float* logits, int64_t stride) {
-  const TurnTable& table = centre.table();
+// The stepped centre's share of the logits, <q, m>, added to those of slots [work.begin, work.end):
+// one number for each query and step.
+void AddCentreScores(const Side& keys, const SteppedCentre& centre, const PageRef& page,
+                     const QueryRows& queries, float* scores, float* logits, int64_t stride) {
+  StepTable& table = centre.table();
   const int terms = table.num_terms();
-  const PageView& view = page.view;
-  float* weights = scratch;  // [rows][terms]
-  float* scores = scratch + static_cast<int64_t>(queries.rows) * terms;
-  const auto add = [&](int slot, int32_t position, int count) {
-    centre.Weigh(position, queries.plain, queries.rows, weights);
-    keys.kernels->score_f32(weights, terms, queries.rows, terms, table.Row(0), terms, count, scores,
-                            count);
-    for (int r = 0; r < queries.rows; ++r) {
-      for (int i = 0; i < count; ++i) logits[r * stride + slot + i] += scores[r * count + i];
-    }
+  const int32_t* positions = page.view.positions;
+  const auto step_of = [&](int slot) {
+    return centre.StepAt(positions != nullptr ? positions[slot]
+                                              : int64_t{page.view.first_position} + slot);
   };
-  const int begin = page.work.begin, count = page.work.end - begin;
-  if (view.positions == nullptr) return add(begin, view.first_position + begin, count);
-  for (int i = 0; i < count; ++i) add(begin + i, view.positions[begin + i], 1);
+  for (int begin = page.work.begin; begin < page.work.end;) {
+    // Slots whose steps are consecutive and lie side by side.
+    const int64_t first = step_of(begin), chunk = first / StepTable::kChunkRows;
+    int ends[kMaxPageTokens];  // of the slots of each step
+    int steps = 0, slot = begin;
+    while (slot < page.work.end) {
+      const int64_t step = step_of(slot);
+      if (step != first + steps || step / StepTable::kChunkRows != chunk) break;
+      while (slot < page.work.end && step_of(slot) == step) ++slot;
+      ends[steps++] = slot;
+    }
+    keys.kernels->score_f32(queries.centre_weights, terms, queries.rows, terms, table.Row(first),
+                            terms, steps, scores, steps);
+    for (int r = 0; r < queries.rows; ++r) {
+      float* row = logits + r * stride;
+      int at = begin;
+      for (int s = 0; s < steps; ++s) {
+        const float score = scores[static_cast<int64_t>(r) * steps + s];
+        for (; at < ends[s]; ++at) row[at] += score;
+      }
+    }
+    begin = slot;
+  }
 }
 
 }  // namespace
@@ -115,7 +130,7 @@ bool Side::centred() const { return codes && store->shape().scheme.normalisation
 int64_t ScratchFloats(const Side& keys, const Side& values, int rows) {
   const int64_t decoded =
       static_cast<int64_t>(keys.page_tokens) * std::max(keys.head_dim, values.head_dim);
-  const int64_t centred = static_cast<int64_t>(rows) * (keys.head_dim + 16 + keys.page_tokens);
+  const int64_t centred = static_cast<int64_t>(rows) * keys.page_tokens;
   return std::max(decoded, centred);
 }
 
@@ -164,7 +179,7 @@ void ScorePage(const Side& keys, const PageRef& page, const QueryRows& queries, 
       for (int slot = work.begin; slot < work.end; ++slot) row[slot] += shifts[r];
     }
   }
-  if (const RotatingCentre* centre = keys.store->centre(page.kv_head)) {
+  if (const SteppedCentre* centre = keys.store->centre(page.kv_head)) {
     AddCentreScores(keys, *centre, page, queries, scratch, logits, stride);
   }
   sharpen_and_score_exact();

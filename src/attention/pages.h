@@ -41,6 +41,8 @@ struct QueryRows {
   const float* plain;         // [rows][head_dim]
   const float* mapped;        // and rotated as the codes are
   const std::byte* prepared;  // for tiles
+  // [rows][num_terms] of the keys' stepped centre (math/stepped_centre.h), null without one.
+  const float* centre_weights;
 };
 
 // A page of one kv_head, and the codes of the page that is read after it (null if unknown): they

@@ -24,17 +24,6 @@ const CellStore::Config& Checked(const CellStore::Config& config) {
   return config;
 }
 
-std::vector<RotatingCentre> CentresOf(const CellStore::Config& config) {
-  std::vector<RotatingCentre> centres;
-  if (!config.scheme.normalisation.rope) return centres;
-  const auto head_dim = static_cast<size_t>(config.head_dim);
-  const auto table = TurnTable::Share(config.profile->rope, config.page_tokens);
-  for (size_t head = 0; head < static_cast<size_t>(config.num_kv_heads); ++head) {
-    centres.emplace_back(table, std::span(config.profile->mean).subspan(head * head_dim, head_dim));
-  }
-  return centres;
-}
-
 }  // namespace
 
 CellStore::Impl::Impl(const Config& checked, std::byte* exact_memory)
@@ -42,7 +31,7 @@ CellStore::Impl::Impl(const Config& checked, std::byte* exact_memory)
       shape{checked.scheme, checked.role, checked.head_dim, checked.num_kv_heads,
             checked.page_tokens},
       formats(FormatsOf(shape, checked.profile.get())),
-      centres(CentresOf(checked)),
+      centres(CentresOf(shape, checked.profile.get())),
       format(formats.front()),
       exact_only(KeepsExactRows(checked.scheme)),
       num_pages((checked.num_cells + checked.page_tokens - 1) / checked.page_tokens),
@@ -62,7 +51,7 @@ PageState& CellStore::Impl::Need(int64_t page) {
   auto& state = pages[static_cast<size_t>(page)];
   if (state == nullptr) {
     state = std::make_unique<PageState>();
-    if (!centres.empty()) state->positions = std::make_unique<RowPositions>();
+    if (needs_positions()) state->positions = std::make_unique<RowPositions>();
   }
   return *state;
 }
@@ -138,14 +127,20 @@ std::vector<CellStore::Impl::PageCells> CellStore::Impl::ByPage(
 void CellStore::Impl::AddCentre(int64_t page, size_t head, int slot, int count, float sign,
                                 float* rows) const {
   if (centres.empty()) return;
-  const RowPositions& positions = *Find(page)->positions;
-  if (positions.each.empty()) {
-    centres[head].AddTo(positions.At(slot), count, sign, rows);
-    return;
-  }
-  for (int i = 0; i < count; ++i) {
-    centres[head].AddTo(positions.At(slot + i), 1, sign, rows + static_cast<size_t>(i) * head_dim);
-  }
+  const PageState& state = *Find(page);
+  const RowPositions* positions = state.positions.get();
+  const auto row = [&](int at) { return rows + static_cast<size_t>(at - slot) * head_dim; };
+  // Rows that were never written have no position.
+  state.written.And(PageBits::Range(slot, slot + count)).ForEachRun([&](int begin, int end) {
+    if (positions == nullptr || positions->each.empty()) {
+      const int32_t first = positions == nullptr ? 0 : positions->At(begin);
+      centres[head].AddTo(first, end - begin, sign, row(begin));
+      return;
+    }
+    for (int at = begin; at < end; ++at) {
+      centres[head].AddTo(positions->At(at), 1, sign, row(at));
+    }
+  });
 }
 
 void CellStore::Impl::DecodeCells(int64_t page, size_t head, float* rows) const {
@@ -204,7 +199,7 @@ int64_t CellStore::num_cells() const { return impl_->config.num_cells; }
 const PageFormat& CellStore::format(int kv_head) const {
   return impl_->FormatOf(static_cast<size_t>(kv_head));
 }
-const RotatingCentre* CellStore::centre(int kv_head) const {
+const SteppedCentre* CellStore::centre(int kv_head) const {
   return impl_->centres.empty() ? nullptr : &impl_->centres[static_cast<size_t>(kv_head)];
 }
 bool CellStore::exact_only() const { return impl_->exact_only; }
@@ -217,9 +212,12 @@ void CellStore::Write(std::span<const int64_t> cells, const float* rows, int64_t
                       int num_threads, const int32_t* positions) {
   Impl& impl = *impl_;
   impl.CheckCells(cells);
-  if (!impl.centres.empty() && positions == nullptr) {
-    throw Error(ErrorCode::kParameter, "scheme " + impl.config.scheme.ToString() +
-                                           " needs the position of every row written");
+  if (impl.needs_positions()) {
+    if (positions == nullptr) {
+      throw Error(ErrorCode::kParameter, "scheme " + impl.config.scheme.ToString() +
+                                             " needs the position of every row written");
+    }
+    for (size_t i = 0; i < cells.size(); ++i) SteppedCentre::CheckPosition(positions[i]);
   }
   for (size_t i = 0; i < cells.size(); ++i) {
     const int64_t page = impl.PageOf(cells[i]);

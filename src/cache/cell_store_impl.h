@@ -29,7 +29,7 @@
 
 #include "cache/page_state.h"
 #include "cache/sparse_range.h"
-#include "math/rotating_centre.h"
+#include "math/stepped_centre.h"
 #include "polarquant/cell_store.h"
 
 namespace polarquant {
@@ -41,7 +41,7 @@ struct CellStore::Impl {
   const Config config;
   const Shape shape;                          // the same, as attention asks for it
   const std::vector<PageFormat> formats;      // one for all kv_heads, or one each with `balance`
-  const std::vector<RotatingCentre> centres;  // of the kv_heads, or none
+  const std::vector<SteppedCentre> centres;  // of the kv_heads, or none
   const PageFormat& format;                   // for sizes
   const bool exact_only;
   const int64_t num_pages;
@@ -69,6 +69,7 @@ struct CellStore::Impl {
   int64_t CellOf(int64_t page, int slot) const {
     return page * static_cast<int64_t>(page_tokens) + slot;
   }
+  bool needs_positions() const { return !centres.empty() && centres.front().turns(); }
   int CellsIn(int64_t page) const;  // page_tokens, fewer in the last page
   uint16_t* ExactRow(int64_t cell) const {
     return reinterpret_cast<uint16_t*>(exact_range.data()) + static_cast<size_t>(cell) * row_values;
@@ -77,7 +78,8 @@ struct CellStore::Impl {
     return codes->data() + static_cast<size_t>(page) * slot_bytes + head * format.page_bytes();
   }
   const PageFormat& FormatOf(size_t head) const { return formats[formats.size() == 1 ? 0 : head]; }
-  // rows [count][head_dim] of slots [slot, slot + count) += sign * rotating centre.
+  // rows [count][head_dim] of slots [slot, slot + count) += sign * the stepped centre,
+  // where they were written.
   void AddCentre(int64_t page, size_t head, int slot, int count, float sign, float* rows) const;
   void CheckCells(std::span<const int64_t> cells) const;  // in range and distinct
   void CheckRange(int64_t first, int64_t count) const;

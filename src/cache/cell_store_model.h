@@ -13,7 +13,7 @@
 #include <string>
 #include <vector>
 
-#include "math/rotating_centre.h"
+#include "math/stepped_centre.h"
 #include "polarquant/cell_store.h"
 #include "util/half.h"
 
@@ -277,7 +277,7 @@ class StoreModel {
   }
 
   void AddCentre(int32_t position, size_t head, float sign, float* row) const {
-    const RotatingCentre* centre = store_.centre(static_cast<int>(head));
+    const SteppedCentre* centre = store_.centre(static_cast<int>(head));
     if (centre != nullptr) centre->AddTo(position, 1, sign, row);
   }
 
@@ -330,7 +330,7 @@ class StoreModel {
   }
 
   // A group that keeps no code made with its own header learns a new one from what it takes.
-  // (Groups have no rotating centre.)
+  // (Groups have no stepped centre.)
   void LearnGroupIfFree(int64_t page, int first, const std::function<bool(const Cell&)>& takes) {
     Page& state = pages_[static_cast<size_t>(page)];
     std::vector<Floats> together(heads_);

@@ -155,9 +155,10 @@ class History {
 
   void Write(Subject& subject, const std::vector<int64_t>& cells) {
     const Floats rows = RandomRows(random_, cells.size(), row_values_);
-    std::vector<int32_t> positions;  // mostly consecutive in a page
+    constexpr int64_t kFirstPosition = 100000;  // shifts never lead below 0
+    std::vector<int32_t> positions;             // mostly consecutive in a page
     const int64_t jump = random_() % 4 == 0 ? Below(5000) : 0;
-    for (const int64_t cell : cells) positions.push_back(static_cast<int32_t>(cell + jump));
+    for (const int64_t cell : cells) positions.push_back(static_cast<int32_t>(kFirstPosition + cell + jump));
     subject.store.Write(cells, rows.data(), static_cast<int64_t>(row_values_), 2, positions.data());
     subject.model.Write(cells, rows, positions);
     next_ = (cells.back() + 1) % cells_;
@@ -261,8 +262,8 @@ INSTANTIATE_TEST_SUITE_P(
         Shape{"turbo3:center", kKey, 64, 1, 256, 0, 1, 1300},
         Shape{"turbo4:balanced", kKey, 64, 3, 128, 5, 2, 900},
         Shape{"turbo3:balance", kKey, 80, 1, 64, 0, 1, 600},
-        Shape{"turbo4:balanced:center=rope", kKey, 64, 3, 64, 5, 1, 700},
-        Shape{"q8_0:center=rope", kKey, 32, 2, 128, 64, 2, 900},
+        Shape{"turbo4:balanced:step=32", kKey, 64, 3, 64, 5, 1, 700},
+        Shape{"q8_0:center=step", kKey, 32, 2, 128, 64, 2, 900},
         Shape{"turbo4:dense", kKey, 64, 3, 128, 5, 2, 900},
         Shape{"mixed3:balanced", kKey, 64, 1, 64, 5, 2, 700},
         Shape{"turbo3s8:center", kValue, 80, 2, 128, 5, 2, 800},

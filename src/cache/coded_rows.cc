@@ -142,6 +142,10 @@ void CellStore::Impl::InstallExact(int64_t cell, const uint16_t* row) {
   state.written.Set(SlotOf(cell));
   state.exact.Set(SlotOf(cell));
   state.pinned.Reset(SlotOf(cell));
+  if (state.positions && state.positions->At(SlotOf(cell)) < 0) {
+    // Nobody said where the row stands. Any step's centre serves, if not as well.
+    state.positions->Set(SlotOf(cell), 0, false, page_tokens);
+  }
   std::memcpy(ExactRow(cell), row, row_bytes);
   ++writes;
   Touch(PageOf(cell));

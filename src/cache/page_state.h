@@ -21,13 +21,13 @@ struct MixedHeaders {
   std::vector<std::byte> headers;
 };
 
-// Positions of a page's rows, for the rotating centre. Almost every page holds consecutive ones.
+// Positions of a page's rows, for the stepped centre. Almost every page holds consecutive ones.
 struct RowPositions {
   int32_t first = 0;
   std::vector<int32_t> each;  // [page_tokens], or empty: slot s has position first + s
 
   int32_t At(int slot) const {
-    return each.empty() ? first + slot : each[static_cast<size_t>(slot)];
+    return each.empty() ? Later(slot) : each[static_cast<size_t>(slot)];
   }
   // `fresh`: no other row of the page has a position yet.
   void Set(int slot, int32_t position, bool fresh, size_t page_tokens) {
@@ -38,9 +38,13 @@ struct RowPositions {
     if (At(slot) == position) return;
     if (each.empty()) {
       each.resize(page_tokens);
-      for (size_t s = 0; s < page_tokens; ++s) each[s] = first + static_cast<int32_t>(s);
+      for (size_t s = 0; s < page_tokens; ++s) each[s] = Later(static_cast<int>(s));
     }
     each[static_cast<size_t>(slot)] = position;
+  }
+  // Wraps around for rows that were never written.
+  int32_t Later(int slots) const {
+    return static_cast<int32_t>(static_cast<uint32_t>(first) + static_cast<uint32_t>(slots));
   }
   // Forgets the list if it says nothing.
   void Compact() {
@@ -63,7 +67,7 @@ struct PageState {
   PageBits written, exact, pinned;
   uint64_t newest = 0;  // the store's write count after the page's newest write
   std::unique_ptr<MixedHeaders> mixed;
-  std::unique_ptr<RowPositions> positions;  // with a rotating centre
+  std::unique_ptr<RowPositions> positions;  // with a stepped centre
   int32_t older = -1, newer = -1;           // neighbours in its queue
   Queue queue = Queue::kNone;
   bool has_codes = false;

@@ -128,7 +128,7 @@ MemoryUse CellStore::Impl::Memory() const {
   constexpr size_t kBlock = 16;
   MemoryUse use;
   use.bookkeeping_bytes = sizeof(Impl) + pages.capacity() * sizeof(pages[0]);
-  for (const RotatingCentre& centre : centres) use.bookkeeping_bytes += centre.bytes();
+  for (const SteppedCentre& centre : centres) use.bookkeeping_bytes += centre.bytes();
   for (const PageFormat& one : formats) {
     use.bookkeeping_bytes += one.map_bytes();
   }

@@ -49,22 +49,22 @@ std::vector<PageFormat> FormatsOf(const PagedRows::Shape& shape, const KeyProfil
   const auto head_dim = static_cast<size_t>(std::max(shape.head_dim, 0));
   if (profile != nullptr) profile->Check(shape.num_kv_heads, shape.head_dim);
   const bool known = profile != nullptr && (!normalisation.balance || !profile->balance.empty()) &&
-                     (!normalisation.rope || !profile->mean.empty()) &&
+                     (normalisation.step == 0 || !profile->mean.empty()) &&
                      (!normalisation.dense || !profile->dense.empty());
   if (!known) {
     throw Error(ErrorCode::kParameter,
                 "scheme " + scheme.ToString() +
                     " needs the model's profile, which says how its keys are " +
-                    (normalisation.rope    ? "centred"
+                    (normalisation.balance ? "balanced"
                      : normalisation.dense ? "mapped"
-                                           : "balanced") +
+                                           : "centred") +
                     "; make one with `polarquant tune" + (normalisation.dense ? " --dense`" : "`"));
   }
-  if (normalisation.rope && profile->rope.dims > 0 && profile->rope.frequencies.empty()) {
+  if (normalisation.step != 0 && profile->rope.dims > 0 && profile->rope.frequencies.empty()) {
     throw Error(ErrorCode::kParameter, "scheme " + scheme.ToString() +
                                            " needs the frequencies of RoPE, which the host did "
                                            "not say; use " +
-                                           scheme.codec + ":balanced");
+                                           scheme.codec + ":balance:center");
   }
   for (size_t head = 0; head < static_cast<size_t>(shape.num_kv_heads); ++head) {
     const auto part = [&](std::span<const float> all, size_t size) {
@@ -75,6 +75,18 @@ std::vector<PageFormat> FormatsOf(const PagedRows::Shape& shape, const KeyProfil
     formats.emplace_back(scheme, shape.role, shape.head_dim, shape.page_tokens, map);
   }
   return formats;
+}
+
+std::vector<SteppedCentre> CentresOf(const PagedRows::Shape& shape, const KeyProfile* profile) {
+  std::vector<SteppedCentre> centres;
+  const int step = shape.scheme.normalisation.step;
+  if (step == 0 || profile == nullptr) return centres;
+  const auto head_dim = static_cast<size_t>(shape.head_dim);
+  const auto table = StepTable::Share(profile->rope, step);
+  for (size_t head = 0; head < static_cast<size_t>(shape.num_kv_heads); ++head) {
+    centres.emplace_back(table, std::span(profile->mean).subspan(head * head_dim, head_dim));
+  }
+  return centres;
 }
 
 }  // namespace polarquant

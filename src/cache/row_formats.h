@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "math/stepped_centre.h"
 #include "polarquant/key_profile.h"
 #include "polarquant/page.h"
 #include "polarquant/paged_rows.h"
@@ -25,5 +26,8 @@ bool KeepsExactRows(const Scheme& scheme);
 // One for all kv_heads, or one each where the scheme needs a profile. Throws Error(kParameter) if
 // the profile does not say what the scheme needs; kUnsupported as PageFormat does.
 std::vector<PageFormat> FormatsOf(const PagedRows::Shape& shape, const KeyProfile* profile);
+
+// The stepped centres of the kv_heads; none where the scheme subtracts none, or without a profile.
+std::vector<SteppedCentre> CentresOf(const PagedRows::Shape& shape, const KeyProfile* profile);
 
 }  // namespace polarquant

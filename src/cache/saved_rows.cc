@@ -8,8 +8,8 @@
 //   coded row   u16 0x7e51 (a NaN, which no exact row holds), u16 tag of the scheme, then for each
 //               kv_head its record and the header of its page; zeros to the end
 //
-// The tag is FNV-1a of "SCHEME/head_dim", and of the balance scales or the dense map where there
-// are some, folded to 16 bits: a row saved under another scheme or profile is refused, not misread.
+// The tag is FNV-1a of "SCHEME/head_dim", and of what of the profile there is in
+// force (balance scales, dense map, mean and frequencies), folded to 16 bits: a row saved under another scheme or profile is refused, not misread.
 // Little endian throughout.
 #include <algorithm>
 #include <cstring>
@@ -53,6 +53,12 @@ uint16_t CellStore::Impl::SchemeTag(const Config& config) {
   };
   if (config.scheme.normalisation.balance) add_values(config.profile->balance);
   if (config.scheme.normalisation.dense) add_values(config.profile->dense);
+  if (config.scheme.normalisation.step != 0) {
+    const Rope& rope = config.profile->rope;
+    add_values(config.profile->mean);
+    add(rope.frequencies.data(), rope.frequencies.size() * sizeof(double));
+    add(&rope.magnitude, sizeof rope.magnitude);
+  }
   return static_cast<uint16_t>(hash >> 16 ^ hash);
 }
 
@@ -61,7 +67,7 @@ size_t CellStore::saved_row_bytes() const { return impl_->row_bytes; }
 bool CellStore::can_save() const {
   const PageFormat& format = impl_->format;
   const size_t part = format.record_bytes() + format.header_bytes();
-  if (!impl_->centres.empty()) return false;
+  if (impl_->needs_positions()) return false;
   return impl_->exact_only || kMarkBytes + impl_->num_kv_heads * part <= impl_->row_bytes;
 }
 
@@ -70,11 +76,12 @@ void CellStore::SaveRow(int64_t cell, std::byte* saved) const {
   impl.CheckCells({&cell, 1});
   const size_t record_bytes = impl.format.record_bytes();
   const size_t header_bytes = impl.format.header_bytes();
-  if (!impl.centres.empty()) {
+  if (impl.needs_positions()) {
     throw Error(ErrorCode::kUnsupported,
                 "scheme " + impl.config.scheme.ToString() +
                     " cannot save rows: they leave no room for positions; choose one without "
-                    "center=rope");
+                    "center=step, for instance " +
+                    impl.config.scheme.codec + ":balance:center");
   }
   if (!can_save()) {
     throw Error(ErrorCode::kUnsupported,

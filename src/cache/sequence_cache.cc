@@ -15,12 +15,6 @@ namespace {
 
 const SequenceCache::Config& Checked(const SequenceCache::Config& config) {
   CheckLimits(config.num_kv_heads, config.window_tokens, config.sink_tokens);
-  if (config.key.normalisation.rope) {
-    throw Error(ErrorCode::kUnsupported,
-                "scheme " + config.key.ToString() +
-                    " needs the position of every row, which a sequence cache does not know; use " +
-                    config.key.codec + ":balanced");
-  }
   return config;
 }
 
@@ -85,6 +79,10 @@ void SequenceCache::Append(const HostRows& keys, const HostRows& values, int64_t
   if (count == 0) return;
   if (keys.data == nullptr || values.data == nullptr) {
     throw Error(ErrorCode::kParameter, "appending needs keys and values");
+  }
+  if (const SteppedCentre* centre = impl_->keys.centre(0); centre != nullptr && centre->turns()) {
+    // A page is decoded and encoded whole.
+    SteppedCentre::CheckPosition(impl_->length + count - 1 + impl_->config.page_tokens);
   }
   try {
     impl_->keys.Append(keys, count, num_threads);

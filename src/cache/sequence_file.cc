@@ -24,7 +24,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr char kMagic[7] = {'P', 'Q', 'S', 'E', 'Q', 0, 0};
-constexpr char kVersion = 1;
+constexpr char kVersion = 2;
 constexpr size_t kStart = 16, kChecksum = 8, kAlignment = 64;
 
 // Our descriptions have whole numbers only; the JSON library would convert others without a word.
@@ -88,13 +88,28 @@ struct Reader {
     if (count > 0) std::memcpy(to, left.data(), count);
     left.remove_prefix(count);
   }
-  std::vector<float> TakeFloats(size_t count) {
-    Need(count > left.size() ? count : count * sizeof(float));
-    std::vector<float> floats(count);
-    Take(floats.data(), count * sizeof(float));
-    return floats;
+  template <typename Number>
+  std::vector<Number> TakeNumbers(size_t count) {
+    Need(count > left.size() ? count : count * sizeof(Number));
+    std::vector<Number> numbers(count);
+    Take(numbers.data(), count * sizeof(Number));
+    return numbers;
   }
+  std::vector<float> TakeFloats(size_t count) { return TakeNumbers<float>(count); }
+  std::vector<double> TakeDoubles(size_t count) { return TakeNumbers<double>(count); }
 };
+
+Rope::Pairing PairingOf(int64_t number) {
+  for (const auto pairing :
+       {Rope::Pairing::kNone, Rope::Pairing::kAdjacent, Rope::Pairing::kHalves}) {
+    if (number == static_cast<int64_t>(pairing)) return pairing;
+  }
+  Fail(ErrorCode::kCorruption, "has a pairing " + std::to_string(number) + " of RoPE");
+}
+
+void PutDoubles(const std::vector<double>& doubles, std::string* bytes) {
+  bytes->append(reinterpret_cast<const char*>(doubles.data()), doubles.size() * sizeof(double));
+}
 
 void PutFloats(const std::vector<float>& floats, std::string* bytes) {
   bytes->append(reinterpret_cast<const char*>(floats.data()), floats.size() * sizeof(float));
@@ -132,10 +147,18 @@ struct SequenceFile {
           profile_numbers.try_emplace(profile, static_cast<int>(profile_numbers.size()));
       if (fresh) {
         description["profiles"].push_back(
-            {{"balance", profile->balance.size()}, {"dense", profile->dense.size()}});
+            {{"balance", profile->balance.size()},
+             {"dense", profile->dense.size()},
+             {"mean", profile->mean.size()},
+             {"pairing", static_cast<int>(profile->rope.pairing)},
+             {"rope_dims", profile->rope.dims},
+             {"frequencies", profile->rope.frequencies.size()}});
         PutFloats(profile->balance, &profiles);
         PutFloats(profile->dense, &profiles);
         PutFloats(profile->dense_inverse, &profiles);
+        PutFloats(profile->mean, &profiles);
+        PutDoubles(profile->rope.frequencies, &profiles);
+        PutDoubles({profile->rope.magnitude}, &profiles);
       }
       return at->second;
     }
@@ -284,6 +307,11 @@ struct SequenceFile {
       profile->balance = reader.TakeFloats(balance);
       profile->dense = reader.TakeFloats(dense);
       profile->dense_inverse = reader.TakeFloats(dense);
+      profile->mean = reader.TakeFloats(json.at("mean").get<size_t>());
+      profile->rope.pairing = PairingOf(json.at("pairing").get<int64_t>());
+      json.at("rope_dims").get_to(profile->rope.dims);
+      profile->rope.frequencies = reader.TakeDoubles(json.at("frequencies").get<size_t>());
+      profile->rope.magnitude = reader.TakeDoubles(1).front();
       profiles.push_back(std::move(profile));
     }
     std::vector<SequenceCache> empty;  // one a configuration: they share its formats

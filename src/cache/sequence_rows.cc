@@ -60,6 +60,7 @@ KeyProfile Neutral(const PagedRows::Shape& shape) {
   const auto heads = static_cast<size_t>(shape.num_kv_heads),
              dim = static_cast<size_t>(shape.head_dim);
   if (shape.scheme.normalisation.balance) profile.balance.assign(heads * dim, 1.0f);
+  if (shape.scheme.normalisation.step != 0) profile.mean.assign(heads * dim, 0.0f);
   if (shape.scheme.normalisation.dense) {
     profile.dense.assign(heads * dim * dim, 0.0f);
     for (size_t i = 0; i < heads * dim; ++i) profile.dense[i * dim + i % dim] = 1.0f;
@@ -80,10 +81,13 @@ SequenceRows::SequenceRows(const Shape& shape, int sink_tokens, const KeyProfile
   const KeyProfile neutral = Neutral(shape);
   *formats = FormatsOf(shape, profile != nullptr ? profile : &neutral);
   formats_ = std::move(formats);
+  centres_ = std::make_shared<const std::vector<SteppedCentre>>(CentresOf(shape, profile));
 }
 
 void SequenceRows::SetProfile(const KeyProfile& profile) {
-  formats_ = std::make_shared<const PageFormats>(FormatsOf(shape_, &profile));
+  auto formats = std::make_shared<const PageFormats>(FormatsOf(shape_, &profile));
+  centres_ = std::make_shared<const std::vector<SteppedCentre>>(CentresOf(shape_, &profile));
+  formats_ = std::move(formats);
 }
 
 PageBits SequenceRows::SinksOf(int64_t page) const {
@@ -171,15 +175,25 @@ bool SequenceRows::HasUnsettled(int64_t boundary) const {
   return !exact_only_ && (first_page_ + settled_ + 1) * shape_.page_tokens <= boundary;
 }
 
-void SequenceRows::EncodeHead(const SequencePage& from, const PageBits& sinks, int kv_head,
-                              SequencePage* to, float* scratch) const {
-  DecodePage(from, kv_head, scratch);  // every row is exact
+void SequenceRows::AddCentre(int64_t page, int kv_head, int slot, int count, float sign,
+                             float* rows) const {
+  const int64_t token = (first_page_ + page) * shape_.page_tokens + slot;
+  if (const SteppedCentre* of = centre(kv_head)) {
+    of->AddTo(of->turns() ? static_cast<int32_t>(token) : 0, count, sign, rows);
+  }
+}
+
+void SequenceRows::EncodeHead(int64_t page, const PageBits& sinks, int kv_head, SequencePage* to,
+                              float* scratch) const {
+  DecodePage(page, kv_head, scratch);  // every row is exact
+  AddCentre(page, kv_head, 0, shape_.page_tokens, -1.0f, scratch);
   format(kv_head).EncodePage(scratch, shape_.page_tokens, Codes(*to, kv_head),
                              sinks.Any() ? sinks.words : nullptr);
 }
 
-void SequenceRows::PatchHead(const SequencePage& from, const PageBits& loose, int kv_head,
-                             SequencePage* to, float* scratch) const {
+void SequenceRows::PatchHead(int64_t page, const PageBits& loose, int kv_head, SequencePage* to,
+                             float* scratch) const {
+  const SequencePage& from = *pages_[static_cast<size_t>(page)];
   const PageFormat& format_of = format(kv_head);
   const auto dim = static_cast<size_t>(shape_.head_dim);
   std::byte* codes = Codes(*to, kv_head);
@@ -189,8 +203,9 @@ void SequenceRows::PatchHead(const SequencePage& from, const PageBits& loose, in
     if (!joining.Any()) continue;
     size_t count = 0;
     joining.ForEach([&](int slot) {
-      HalvesToFloats(ExactRow(from, slot) + static_cast<size_t>(kv_head) * dim, dim,
-                     scratch + dim * count++);
+      float* row = scratch + dim * count++;
+      HalvesToFloats(ExactRow(from, slot) + static_cast<size_t>(kv_head) * dim, dim, row);
+      AddCentre(page, kv_head, slot, 1, -1.0f, row);
     });
     // A group none of whose codes stays gets statistics of its own rows.
     if (!group.Without(from.exact).Any()) {
@@ -237,12 +252,11 @@ void SequenceRows::Settle(int64_t boundary, int num_threads) {
       const Share share = ShareOf(work, thread, team);
       for (int64_t i = share.begin; i < share.end; ++i) {
         const Job& job = jobs[static_cast<size_t>(i / heads)];
-        const SequencePage& from = *pages_[static_cast<size_t>(job.page)];
         const int head = static_cast<int>(i % heads);
         if (job.afresh) {
-          EncodeHead(from, job.sinks, head, job.closed.get(), scratch.data());
+          EncodeHead(job.page, job.sinks, head, job.closed.get(), scratch.data());
         } else {
-          PatchHead(from, job.loose, head, job.closed.get(), scratch.data());
+          PatchHead(job.page, job.loose, head, job.closed.get(), scratch.data());
         }
       }
     });
@@ -287,11 +301,15 @@ void SequenceRows::Clear() {
   first_page_ = end_ = settled_ = 0;
 }
 
-void SequenceRows::DecodePage(const SequencePage& page, int kv_head, float* rows) const {
-  if (page.codes) format(kv_head).DecodePage(Codes(page, kv_head), shape_.page_tokens, rows);
+void SequenceRows::DecodePage(int64_t page, int kv_head, float* rows) const {
+  const SequencePage& from = *pages_[static_cast<size_t>(page)];
+  if (from.codes) {
+    format(kv_head).DecodePage(Codes(from, kv_head), shape_.page_tokens, rows);
+    AddCentre(page, kv_head, 0, shape_.page_tokens, 1.0f, rows);
+  }
   const auto dim = static_cast<size_t>(shape_.head_dim);
-  page.exact.ForEach([&](int slot) {
-    HalvesToFloats(ExactRow(page, slot) + static_cast<size_t>(kv_head) * dim, dim,
+  from.exact.ForEach([&](int slot) {
+    HalvesToFloats(ExactRow(from, slot) + static_cast<size_t>(kv_head) * dim, dim,
                    rows + static_cast<size_t>(slot) * dim);
   });
 }
@@ -304,12 +322,13 @@ PageView SequenceRows::View(int64_t page, int kv_head) const {
     view.exact_rows = ExactRow(from, 0) + static_cast<int64_t>(kv_head) * shape_.head_dim;
   }
   std::copy(std::begin(from.exact.words), std::end(from.exact.words), view.exact);
+  view.first_position = static_cast<int32_t>((first_page_ + page) * shape_.page_tokens);
   return view;
 }
 
 void SequenceRows::DecodeCells(int64_t page, int kv_head, float* rows) const {
   std::fill_n(rows, static_cast<int64_t>(shape_.page_tokens) * shape_.head_dim, 0.0f);
-  DecodePage(*pages_[static_cast<size_t>(page)], kv_head, rows);
+  DecodePage(page, kv_head, rows);
 }
 
 void SequenceRows::ReadRow(int64_t cell, float* row) const {
@@ -321,6 +340,7 @@ void SequenceRows::ReadRow(int64_t cell, float* row) const {
       HalvesToFloats(ExactRow(page, slot) + static_cast<size_t>(h) * dim, dim, row);
     } else {
       format(h).DecodeRow(Codes(page, h), slot, row);
+      AddCentre(cell / shape_.page_tokens, h, slot, 1, 1.0f, row);
     }
   }
 }
@@ -337,7 +357,7 @@ void SequenceRows::Read(int64_t first, int64_t count, float* rows, int64_t row_s
     const Share share = ShareOf(work, thread, team);
     for (int64_t i = share.begin; i < share.end; ++i) {
       const int64_t page = first_page + i / heads, head = i % heads;
-      DecodePage(*pages_[static_cast<size_t>(page)], static_cast<int>(head), decoded.data());
+      DecodePage(page, static_cast<int>(head), decoded.data());
       const int64_t from = std::max(begin, page * tokens), to = std::min(end, (page + 1) * tokens);
       for (int64_t cell = from; cell < to; ++cell) {
         std::copy_n(decoded.data() + (cell - page * tokens) * dim, dim,
@@ -382,6 +402,7 @@ MemoryUse SequenceRows::Memory(int64_t first_token, std::set<const void*>* seen)
   }
   if (seen->insert(formats_.get()).second) {
     for (const PageFormat& each : *formats_) use.bookkeeping_bytes += each.map_bytes();
+    for (const SteppedCentre& each : *centres_) use.bookkeeping_bytes += each.bytes();
   }
   use.filled_cells = end_ - first_token;
   use.f16_bytes = static_cast<size_t>(use.filled_cells) * row_values() * sizeof(uint16_t);

@@ -17,6 +17,7 @@
 
 #include "cache/page_bits.h"
 #include "cache/sparse_range.h"
+#include "math/stepped_centre.h"
 #include "polarquant/page.h"
 #include "polarquant/sequence_cache.h"
 
@@ -64,7 +65,9 @@ class SequenceRows final : public PagedRows {
     return (*formats_)[formats_->size() == 1 ? 0 : static_cast<size_t>(kv_head)];
   }
   bool exact_only() const override { return exact_only_; }
-  const RotatingCentre* centre(int) const override { return nullptr; }
+  const SteppedCentre* centre(int kv_head) const override {
+    return centres_->empty() ? nullptr : &(*centres_)[static_cast<size_t>(kv_head)];
+  }
   PageView View(int64_t page, int kv_head) const override;
   void DecodeCells(int64_t page, int kv_head, float* rows) const override;
   void ReadRow(int64_t cell, float* row) const override;
@@ -93,17 +96,22 @@ class SequenceRows final : public PagedRows {
   SequencePage& Own(int64_t page);  // made this cache's alone, to write to
   std::shared_ptr<SequencePage> ClosedByOther(SequencePage& page) const;  // null: nobody did
   // One kv_head of a page from its exact rows: all of them, or the loose ones into codes that stay.
-  void EncodeHead(const SequencePage& from, const PageBits& sinks, int kv_head, SequencePage* to,
+  // `page` is the number of the page among those held.
+  void EncodeHead(int64_t page, const PageBits& sinks, int kv_head, SequencePage* to,
                   float* scratch) const;
-  void PatchHead(const SequencePage& from, const PageBits& loose, int kv_head, SequencePage* to,
+  void PatchHead(int64_t page, const PageBits& loose, int kv_head, SequencePage* to,
                  float* scratch) const;
   // Slots that were never written are left alone.
-  void DecodePage(const SequencePage& page, int kv_head, float* rows) const;
+  void DecodePage(int64_t page, int kv_head, float* rows) const;
+  // rows [count][head_dim] of a page from `slot` on += sign * the stepped centre. A token's position
+  // is its number.
+  void AddCentre(int64_t page, int kv_head, int slot, int count, float sign, float* rows) const;
 
   Shape shape_;
   int sink_tokens_;
   bool exact_only_;
   std::shared_ptr<const PageFormats> formats_;
+  std::shared_ptr<const std::vector<SteppedCentre>> centres_;  // of the kv_heads, or none
   std::vector<std::shared_ptr<SequencePage>> pages_;
   int64_t first_page_ = 0;  // number of the first page held, from the sequence's beginning
   int64_t end_ = 0;         // tokens, those dropped from the front included

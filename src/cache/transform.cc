@@ -74,13 +74,19 @@ void CellStore::Transform(std::span<const int64_t> cells,
                           int num_threads, const int32_t* shifts) {
   Impl& impl = *impl_;
   impl.CheckCells(cells);
-  if (!impl.centres.empty() && shifts == nullptr) {
+  if (impl.needs_positions() && shifts == nullptr) {
     throw Error(ErrorCode::kParameter, "scheme " + impl.config.scheme.ToString() +
                                            " needs to know by how much every position changes");
   }
   std::unordered_map<int64_t, int32_t> shift_of;
-  if (!impl.centres.empty()) {
-    for (size_t i = 0; i < cells.size(); ++i) shift_of[cells[i]] = shifts[i];
+  if (impl.needs_positions()) {
+    for (size_t i = 0; i < cells.size(); ++i) {
+      const PageState* state = impl.Find(impl.PageOf(cells[i]));
+      const int slot = impl.SlotOf(cells[i]);
+      if (state == nullptr || !state->written.Test(slot)) continue;
+      SteppedCentre::CheckPosition(int64_t{state->positions->At(slot)} + shifts[i]);
+      shift_of[cells[i]] = shifts[i];
+    }
   }
   const auto shift = [&](int64_t cell) { return shift_of.at(cell); };
   auto groups = impl.ByPage(cells);
