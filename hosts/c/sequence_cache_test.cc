@@ -169,7 +169,7 @@ TEST(CSequence, RefusesConfigurationsOutsideItsLimits) {
   refused(unsupported, [](Config& c) { c.page_tokens = 512; }, {"512", "64, 128 or 256"});
   refused(parameter, [](Config& c) { c.window_tokens = -1; }, {"window_tokens is -1"});
   refused(parameter, [](Config& c) { c.sink_tokens = -1; }, {"sink_tokens is -1"});
-  refused(unsupported, [](Config& c) { c.key_scheme = "turbo4:center=rope"; }, {"center=rope"});
+  refused(PQ_ERROR_FORMAT, [](Config& c) { c.key_scheme = "turbo4:center=rope"; }, {"center=rope"});
   refused(unsupported, [](Config& c) { c.value_scheme = "turbo4:balanced"; }, {"for keys"});
   pq_sequence_cache* cache = nullptr;
   EXPECT_TRUE(Refused(parameter, pq_sequence_cache_create(nullptr, &cache), {"config is NULL"}));

@@ -134,8 +134,8 @@ std::vector<Scheme> SchemesOf(const CodecsOptions& options) {
     const Scheme scheme = Scheme::Parse(text);
     if (scheme.normalisation.needs_profile()) {
       throw Error(ErrorCode::kUnsupported,
-                  fmt::format("{} weighs keys against a model's queries, which the error of rows "
-                              "does not show; measure it with polarquant perplexity",
+                  fmt::format("{} needs what a model's profile says of its keys, which rows "
+                              "alone do not show; measure it with polarquant perplexity",
                               text));
     }
     schemes.push_back(scheme);

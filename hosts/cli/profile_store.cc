@@ -37,10 +37,9 @@ void CheckFingerprint(const ModelProfile& profile, const ModelName& model,
 std::string EnsureProfile(const std::string& model_path, const ModelName& name,
                           const LoadPlugin& load_plugin, const TuneOptions& options) {
   const fs::path path = ProfilePath(name.fingerprint);
-  if (fs::exists(path)) {
-    const ModelProfile profile = ModelProfile::Load(path.string());
-    CheckFingerprint(profile, name, path.string());
-    if (!options.dense || profile.has_dense()) return path.string();
+  if (const std::optional<ModelProfile> profile = LoadKept(path.string())) {
+    CheckFingerprint(*profile, name, path.string());
+    if (!options.dense || profile->has_dense()) return path.string();
   }
   fmt::print(stderr, "polarquant: no profile of {}{} yet, making one ({})\n", name.name,
              options.dense ? " with dense maps" : "", path.string());
@@ -107,6 +106,17 @@ ModelProfile MakeProfile(const std::string& model_path, const ModelName& name, c
   profile.fingerprint = name.fingerprint;
   profile.text = reading.source;
   return profile;
+}
+
+std::optional<ModelProfile> LoadKept(const std::string& path) {
+  if (!fs::exists(path)) return std::nullopt;
+  try {
+    return ModelProfile::Load(path);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kFormat) throw;
+    fmt::print(stderr, "polarquant: {}; it is made anew\n", error.what());
+    return std::nullopt;
+  }
 }
 
 fs::path ProfilePath(const std::string& fingerprint) {

@@ -15,6 +15,26 @@
 
 namespace polarquant::llama {
 
+namespace {
+
+// A stepped centre turns as the model's keys do.
+void RefuseUnknownFrequencies(const KvTensor& tensor, const Scheme& scheme) {
+  const Rope rope = tensor.rope.value_or(Rope{});
+  if (scheme.normalisation.step == 0 ||
+      rope.frequencies.size() == static_cast<size_t>(rope.dims) / 2) {
+    return;
+  }
+  const std::string cause = tensor.rope_trouble.empty()
+                                ? "the frequencies of its RoPE are known once rows were written"
+                                : tensor.rope_trouble;
+  throw Error(ErrorCode::kUnsupported,
+              tensor.name + ": center=step cannot serve this model: " + cause +
+                  "; take the mean of pages instead, for instance " + scheme.codec +
+                  (scheme.normalisation.balance ? ":balance:center" : ":center"));
+}
+
+}  // namespace
+
 KvCache::KvCache(Policy policy, Profiles profiles, uint64_t generation)
     : policy_(std::move(policy)),
       profiles_(std::move(profiles)),
@@ -106,16 +126,8 @@ std::shared_ptr<const KeyProfile> KvCache::ProfileOf(const KvTensor& tensor,
                                            ", or others, in the profile of " + model->model +
                                            "; give the profile of this model");
   }
-  auto keys = std::make_shared<KeyProfile>(layer.KeysFor(config.scheme.normalisation));
-  keys->rope.frequencies = rope.frequencies;
-  if (config.scheme.normalisation.rope && rope.frequencies.empty()) {
-    const std::string cause = !tensor.rope ? "no RoPE was seen to turn these keys"
-                              : tensor.rope_trouble.empty()
-                                  ? "its frequencies are known once rows were written"
-                                  : tensor.rope_trouble;
-    throw Error(ErrorCode::kUnsupported, tensor.name + ": center=rope cannot serve this model: " +
-                                             cause + "; leave center=rope out");
-  }
+  RefuseUnknownFrequencies(tensor, config.scheme);
+  auto keys = std::make_shared<KeyProfile>(layer.KeysFor(config.scheme.normalisation, rope));
   profiles_used_.insert(model->model);
   return keys;
 }
@@ -163,6 +175,7 @@ CellStore& KvCache::Store(KvTensor& tensor, int64_t stream) {
   config.sink_tokens = policy_.sink_tokens;
   config.max_partial_pages = policy_.max_partial_pages;
   if (config.scheme.normalisation.needs_profile()) {
+    if (learns_) RefuseUnknownFrequencies(tensor, config.scheme);
     config.profile = learns_ ? tensor.learnt : ProfileOf(tensor, config);
   }
   store = std::make_unique<CellStore>(
@@ -203,7 +216,8 @@ void KvCache::Learn(KvTensor& tensor, int num_threads) {
   tensor.rows_written = 0;  // for another try, should this not be enough
   const auto seen = observer_.Seen(tensor, kFewestRows);
   if (!seen) return;
-  tensor.learnt = std::make_shared<const KeyProfile>(KeysOf(tensor, *seen, normalisation));
+  tensor.learnt = std::make_shared<const KeyProfile>(
+      seen->KeysFor(normalisation, tensor.rope.value_or(Rope{})));
   for (const auto& each : tensor.stores) {
     if (each != nullptr) each->SetProfile(tensor.learnt, num_threads);
   }

@@ -29,7 +29,7 @@ class PageFormat {
   // 128 or 256. Throws Error(kUnsupported) for a head_dim or page_tokens outside the limits, for a
   // role that the codec does not store, and for values with a scheme that weighs keys against
   // queries. `map` is the head's (polarquant/key_profile.h), for a scheme that has one; without it
-  // the format knows its sizes, and encoding and decoding throw Error(kParameter). The rotating
+  // the format knows its sizes, and encoding and decoding throw Error(kParameter). The stepped
   // centre is not the page's business: rows come without it.
   PageFormat(const Scheme& scheme, Role role, int head_dim, int page_tokens = 128,
              const KeyMap& map = {});

@@ -142,10 +142,10 @@ typedef struct pq_key_profile {
   const float* balance;       /* [num_kv_heads][head_dim], each in [1/4096, 4096] */
   const float* dense;         /* [num_kv_heads][head_dim][head_dim], with its inverse */
   const float* dense_inverse; /* [num_kv_heads][head_dim][head_dim] */
-  const float* mean;          /* [num_kv_heads][head_dim] before RoPE, for center=rope */
+  const float* mean;          /* [num_kv_heads][head_dim] before RoPE, for center=step */
   pq_rope_pairing rope_pairing;
   int32_t rope_dims;              /* even, at most head_dim; 0 without RoPE */
-  const double* rope_frequencies; /* [rope_dims / 2] radians a position, for center=rope */
+  const double* rope_frequencies; /* [rope_dims / 2] radians a position, for center=step */
 } pq_key_profile;
 #define PQ_KEY_PROFILE_INIT \
   { sizeof(pq_key_profile), NULL, NULL, NULL, NULL, PQ_ROPE_NONE, 0, NULL }
@@ -190,7 +190,7 @@ typedef struct pq_page_config {
   { sizeof(pq_page_config), NULL, PQ_KEY, 0, 128, 0, NULL }
 
 /* Without the profile that its scheme needs a format knows its sizes, and refuses to encode and
- * decode. The profile's mean and RoPE are not a page's business: rows come without their rotating
+ * decode. The profile's mean and RoPE are not a page's business: rows come without their stepped
  * centre. */
 PQ_API pq_status pq_page_format_create(const pq_page_config* config, pq_page_format** format);
 PQ_API pq_status pq_page_format_destroy(pq_page_format* format);

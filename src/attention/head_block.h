@@ -58,6 +58,7 @@ class HeadBlock {
   float *queries_ = nullptr, *queries_mapped_ = nullptr, *queries_centre_ = nullptr;
   float *logits_ = nullptr, *scratch_ = nullptr;
   float *plain_ = nullptr, *rotated_ = nullptr;
+  float* centre_weights_ = nullptr;
   float *max_ = nullptr, *sum_ = nullptr, *page_sums_ = nullptr;
   std::byte* prepared_ = nullptr;
 };

@@ -24,7 +24,8 @@ inline std::shared_ptr<const KeyProfile> RandomProfile(int num_kv_heads, int hea
   }
   for (int i = 0; i < num_kv_heads * head_dim; ++i) {
     profile->balance.push_back(std::exp(0.5f * normal(random)));
-    profile->mean.push_back(i % 3 != 0 ? 2.0f * normal(random) : 0.0f);
+    const bool turns = i % head_dim < profile->rope.dims && i % 3 != 0;
+    profile->mean.push_back(turns ? 2.0f * normal(random) : 0.0f);
   }
   for (int head = 0; head < num_kv_heads; ++head) {
     std::vector<float> w;

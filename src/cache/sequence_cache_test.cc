@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "cache/random_profile.h"
+#include "math/stepped_centre.h"
 #include "polarquant/error.h"
 #include "util/half.h"
 
@@ -60,6 +61,17 @@ class NaiveSequence {
             scheme, role == 0 ? Role::kKey : Role::kValue, Dim(role), config.page_tokens, map));
       }
     }
+  }
+
+  // row += sign * the centre of a token's keys.
+  void AddCentre(int role, int head, int64_t token, float sign, float* row) const {
+    const int step = config_.key.normalisation.step;
+    if (role != 0 || step == 0) return;
+    const auto dim = static_cast<size_t>(Dim(role));
+    const SteppedCentre centre(
+        StepTable::Share(config_.profile->rope, step),
+        std::span(config_.profile->mean).subspan(static_cast<size_t>(head) * dim, dim));
+    centre.AddTo(static_cast<int32_t>(token), 1, sign, row);
   }
 
   int Dim(int role) const { return role == 0 ? config_.key_head_dim : config_.value_head_dim; }
@@ -116,6 +128,7 @@ class NaiveSequence {
     for (int h = 0; h < config_.num_kv_heads; ++h) {
       Format(role, h).DecodeRow(page.codes[static_cast<size_t>(h)].data(), Slot(token),
                                 row.data() + h * Dim(role));
+      AddCentre(role, h, token, 1.0f, row.data() + h * Dim(role));
     }
     return row;
   }
@@ -131,7 +144,13 @@ class NaiveSequence {
               NaivePage& page) const {
     const PageFormat& format = Format(role, head);
     std::vector<std::byte>& codes = page.codes[static_cast<size_t>(head)];
-    const auto head_row = [&](int slot) { return page.exact[slot].data() + head * Dim(role); };
+    std::map<int, Floats> centred;
+    for (const auto& [slot, row] : page.exact) {
+      Floats& of_head = centred[slot];
+      of_head.assign(row.begin() + head * Dim(role), row.begin() + (head + 1) * Dim(role));
+      AddCentre(role, head, first_token + slot, -1.0f, of_head.data());
+    }
+    const auto head_row = [&](int slot) { return centred.at(slot).data(); };
     if (!afresh) {
       LearnWholeGroups(format, page, loose, head_row, codes.data());
       for (const int slot : loose) format.EncodeRow(codes.data(), slot, head_row(slot));
@@ -214,16 +233,17 @@ struct Twins {  // the cache and the naive one
 TEST(SequenceCache, DoesWhatANaiveOneDoesUnderRandomForksAndCuts) {
   const char* const schemes[][2] = {{"turbo4:center", "turbo4"},
                                     {"turbo3:balanced", "turbo3"},
-                                    {"q8_0", "zscore3"},
+                                    {"q8_0:center=step:step=16", "zscore3"},
                                     {"f16", "turbo2"},
+                                    {"turbo4:balance:center", "turbo2"},
                                     {"kivi4", "kivi2"}};
-  for (unsigned seed = 0; seed < 10; ++seed) {
+  for (unsigned seed = 0; seed < 12; ++seed) {
     std::mt19937 random(seed);
-    SequenceCache::Config config = SomeConfig(schemes[seed % 5][0], schemes[seed % 5][1]);
-    if (config.key.normalisation.balance) {
+    SequenceCache::Config config = SomeConfig(schemes[seed % 6][0], schemes[seed % 6][1]);
+    if (config.key.normalisation.needs_profile()) {
       config.profile = RandomProfile(2, 64, Rope::Pairing::kHalves, seed);
     }
-    if (seed >= 5) config.window_tokens = static_cast<int>(random() % 100);
+    if (seed >= 6) config.window_tokens = static_cast<int>(random() % 100);
     std::vector<Twins> all(1, Twins(config));
     for (int step = 0; step < 120; ++step) {
       const size_t at = random() % all.size();
@@ -394,9 +414,7 @@ TEST(SequenceCache, NamesWhatItRefuses) {
   EXPECT_NE(refusal([&] { twins.cache.EvictFront(91); }).find("91"), std::string::npos);
   EXPECT_NE(refusal([&] { twins.cache.Read(Role::kKey, 5, 1, nullptr, 0, 0, 1); }).find("5"),
             std::string::npos);
-  SequenceCache::Config config = SomeConfig("turbo4:balanced:center=rope");
-  EXPECT_NE(refusal([&] { SequenceCache cache(config); }).find("position"), std::string::npos);
-  config = SomeConfig();
+  SequenceCache::Config config = SomeConfig();
   config.window_tokens = -1;
   EXPECT_NE(refusal([&] { SequenceCache cache(config); }).find("-1"), std::string::npos);
   config = SomeConfig("qjl", "qjl");

@@ -58,6 +58,7 @@ SavedSequences Some() {
   saved.caches.push_back(Filled("f16", "q8_0", 100, 3));
   saved.caches[3].EvictFront(70);
   saved.caches.push_back(Filled("turbo4:balanced", "turbo4", 0, 4));
+  saved.caches.push_back(Filled("turbo4:balance:center", "turbo4", 200, 5));
   return saved;
 }
 
@@ -108,13 +109,13 @@ TEST(SequenceFile, RefusesDamage) {
     EXPECT_THROW(SavedSequences::Parse(bytes.substr(0, random() % bytes.size())), Error);
   }
   std::string newer = bytes;
-  newer[7] = 2;
+  newer[7] = 3;
   try {
     SavedSequences::Parse(newer);
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::kFormat);
-    EXPECT_NE(std::string(error.what()).find("version 2"), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find("version 3"), std::string::npos) << error.what();
   }
 }
 
