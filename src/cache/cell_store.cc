@@ -175,6 +175,7 @@ void CellStore::Write(std::span<const int64_t> cells, const float* rows, int64_t
                       static_cast<int64_t>(i)});
     }
   }
+  std::ranges::stable_sort(runs, {}, &PageStore::Run::page);
   const HostRows from = {rows, NumberType::kF32, row_stride, impl.config.head_dim};
   impl.rows.Write(runs, from, positions, num_threads);
   impl.written = static_cast<int32_t>(
@@ -253,6 +254,7 @@ void CellStore::Transform(std::span<const int64_t> cells,
     return std::ranges::lower_bound(shift_of, cell, {}, &std::pair<int64_t, int32_t>::first)->second;
   };
   const auto groups = impl.ByPage(cells);
+  for (const auto& [page, slots] : groups) impl.rows.CheckShift(page, slots, shift);
   const int team = TeamFor(num_threads, static_cast<int64_t>(groups.size()),
                            static_cast<int64_t>(cells.size() * impl.rows.row_values()));
   Parallel(team, [&](int thread, int threads) {

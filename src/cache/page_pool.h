@@ -61,7 +61,7 @@ class PagePool {
     size_t chunk, index;
   };
   static constexpr int64_t kFirstChunk = 16;  // slots; each chunk is twice the one before
-  static constexpr size_t kMaxChunks = 28;
+  static constexpr size_t kMaxChunks = 27;  // so that every slot has a number of 31 bits
 
   Place PlaceOf(int32_t slot) const;
   std::atomic<int32_t>& Count(int32_t slot) const {

@@ -62,7 +62,8 @@ class PageStore final : public PagedRows {
     int slot, count;
     int64_t row;
   };
-  // `positions` [rows]: each in [0, 2^31). Throws without having changed a row.
+  // `positions` [rows]: each in [0, 2^24). Runs of one page lie side by side. Throws without having
+  // changed a row.
   void Write(std::span<const Run> runs, const HostRows& rows, const int32_t* positions,
              int num_threads);
   // These rows of a page have left the window.
@@ -101,6 +102,9 @@ class PageStore final : public PagedRows {
   void Transform(int64_t page, const PageBits& slots,
                  const std::function<void(int64_t cell, float* row)>& change,
                  const std::function<int32_t(int64_t cell)>& shift);
+  // Throws Error(kParameter) if a row that says its position would be shifted out of range.
+  void CheckShift(int64_t page, const PageBits& slots,
+                  const std::function<int32_t(int64_t cell)>& shift) const;
   uint16_t SchemeTag() const;
 
   // ---- The table, for policies and files.
@@ -137,6 +141,11 @@ class PageStore final : public PagedRows {
   void ReleaseExact(int64_t page, const PageBits& slots);  // memory of rows that are exact no more
   void NotePosition(PageEntry& page, int slot, int32_t position);
   int CellsIn(int64_t page) const;     // that it has, or can have
+  // visit(run, kv_head, scratch) on a team. The runs of a page stay on one thread: in tiles, codes
+  // of several rows share a byte.
+  void ForEachHead(std::span<const Run> runs, int num_threads,
+                   const std::function<void(const Run&, int kv_head, std::vector<float>* scratch)>&
+                       visit) const;
   // Codes rows [slot, slot + count) of a kv_head from their exact copies.
   void EncodeExact(const PageEntry& page, int kv_head, int slot, int count,
                    std::vector<float>* scratch) const;

@@ -174,7 +174,11 @@ MemoryUse SequenceCache::MemoryOf(std::span<const SequenceCache* const> caches) 
     MemoryUse own;
     for (const PageStore* rows : {&impl.keys, &impl.values}) {
       rows->AddMemory(&own, &exact, &codes, &seen);
-      own.filled_cells += impl.FirstCell() - impl.first_token;  // evicted, in a page that stays
+      const auto evicted = static_cast<int>(impl.first_token - impl.FirstCell());
+      own.filled_cells -= evicted;  // in a page that stays
+      if (evicted > 0) {
+        own.exact_cells -= rows->pages()[0].exact.And(PageBits::First(evicted)).Count();
+      }
       own.f16_bytes += static_cast<size_t>(impl.length - impl.first_token) * rows->row_bytes();
     }
     own.bookkeeping_bytes += sizeof(Impl) - 2 * sizeof(PageStore);
