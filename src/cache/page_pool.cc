@@ -89,22 +89,4 @@ void PagePool::Release(int32_t slot, size_t begin, size_t end) {
   memory.Release(first, last);
 }
 
-size_t PagePool::resident_bytes() const {
-  const std::scoped_lock lock(mutex_);
-  const size_t os = SparseRange::OsPageBytes();
-  size_t bytes = 0;
-  for (size_t c = 0; c < num_chunks_; ++c) {
-    size_t counted = 0;  // OS pages before this one
-    for (size_t slot = 0; slot < chunks_[c]->counts.size(); ++slot) {
-      if (chunks_[c]->counts[slot].load(std::memory_order_relaxed) == 0) continue;
-      const size_t first = std::max(counted, slot * slot_bytes_ / os);
-      const size_t end = std::min((slot + 1) * slot_bytes_, chunks_[c]->memory.bytes());
-      const size_t last = (end + os - 1) / os;
-      if (last > first) bytes += (last - first) * os;
-      counted = std::max(counted, last);
-    }
-  }
-  return bytes;
-}
-
 }  // namespace polarquant

@@ -98,7 +98,9 @@ void PageStore::Save(int64_t first, int64_t count, std::byte* saved, int num_thr
     const PageEntry* page = Find(number);
     if (page == nullptr) return;
     const int begin = SlotOf(from);
-    const auto place = [&](int slot) { return out + static_cast<size_t>(slot - begin) * row_bytes(); };
+    const auto place = [&](int slot) {
+      return out + static_cast<size_t>(slot - begin) * row_bytes();
+    };
     const PageBits range = PageBits::Range(begin, begin + static_cast<int>(to - from));
     page->exact.And(range).ForEachRun([&](int run, int run_end) {
       std::memcpy(place(run), ExactRow(*page, run),
@@ -274,7 +276,8 @@ void PageStore::CheckShift(int64_t number, const PageBits& slots,
   page->written.And(slots).ForEach([&](int slot) {
     const bool exact = page->exact.Test(slot);
     const int32_t from = exact ? SpeltPosition(ExactRow(*page, slot), exact_row_stride())
-                               : needs_positions_ ? page->positions.At(slot) : -1;
+                         : needs_positions_ ? page->positions.At(slot)
+                                            : -1;
     if (from < 0) return;
     CheckValue("shifted position", int64_t{from} + shift(CellOf(number, slot)), 0, kMaxPosition);
   });
@@ -300,8 +303,8 @@ void PageStore::Transform(int64_t number, const PageBits& slots,
   if (coded.Any()) OwnCodes(page);
   if (exact.Any()) OwnExact(page);
   const auto move = [&](int slot, int32_t from) {
-    const int64_t to = std::clamp<int64_t>(int64_t{from} + shift(CellOf(number, slot)), 0,
-                                           kMaxPosition);
+    const int64_t to =
+        std::clamp<int64_t>(int64_t{from} + shift(CellOf(number, slot)), 0, kMaxPosition);
     NotePosition(page, slot, static_cast<int32_t>(to));
     return static_cast<int32_t>(to);
   };
@@ -311,7 +314,8 @@ void PageStore::Transform(int64_t number, const PageBits& slots,
     HalvesToFloats(at, row_values(), row.data());
     change(CellOf(number, slot), row.data());
     FloatsToHalves(row.data(), row_values(), at);
-    if (!exact_only_) SpellPosition(move(slot, position), exact_row_stride(), 0, exact_row_stride(), at);
+    if (!exact_only_)
+      SpellPosition(move(slot, position), exact_row_stride(), 0, exact_row_stride(), at);
   });
   coded.ForEach([&](int slot) {
     if (needs_positions_) move(slot, page.positions.At(slot));
@@ -323,9 +327,8 @@ void PageStore::Transform(int64_t number, const PageBits& slots,
   for (int h = 0; h < shape_.num_kv_heads; ++h) {
     const size_t head = static_cast<size_t>(h) * dim;
     if (stands_alone() && ready()) {
-      exact.ForEachRun([&](int begin, int end) {
-        EncodeExact(page, h, begin, end - begin, &scratch);
-      });
+      exact.ForEachRun(
+          [&](int begin, int end) { EncodeExact(page, h, begin, end - begin, &scratch); });
     }
     if (!coded.Any()) continue;
     // Where rows share statistics, a page all of whose codes change gets fresh ones.

@@ -21,8 +21,8 @@ PageStore::PageStore(const Shape& shape, int sink_tokens, std::shared_ptr<const 
       num_cells_(0),
       formats_(std::make_shared<const RowFormats>(shape, std::move(profile))),
       code_pool_(std::make_shared<PagePool>(codes_bytes(), false)),
-      exact_pool_(std::make_shared<PagePool>(
-          static_cast<size_t>(shape.page_tokens) * row_bytes(), true)) {}
+      exact_pool_(
+          std::make_shared<PagePool>(static_cast<size_t>(shape.page_tokens) * row_bytes(), true)) {}
 
 PageStore::PageStore(const Shape& shape, int sink_tokens, std::shared_ptr<const KeyProfile> profile,
                      int64_t num_cells, std::byte* exact_memory)
@@ -38,10 +38,9 @@ PageStore::PageStore(const Shape& shape, int sink_tokens, std::shared_ptr<const 
     const size_t bytes = static_cast<size_t>(num_pages) * codes_bytes();
     code_pool_ = std::make_shared<PagePool>(codes_bytes(), num_pages, bytes, nullptr);
   }
-  exact_pool_ = std::make_shared<PagePool>(static_cast<size_t>(shape.page_tokens) * row_bytes(),
-                                           num_pages,
-                                           static_cast<size_t>(num_cells) * row_bytes(),
-                                           exact_memory);
+  exact_pool_ =
+      std::make_shared<PagePool>(static_cast<size_t>(shape.page_tokens) * row_bytes(), num_pages,
+                                 static_cast<size_t>(num_cells) * row_bytes(), exact_memory);
 }
 
 PageStore::PageStore(const PageStore& other)
@@ -260,7 +259,8 @@ void PageStore::AddCentre(const PageEntry& page, int kv_head, int slot, int coun
   const SteppedCentre* centre = this->centre(kv_head);
   if (centre == nullptr) return;
   int i = 0;
-  for (; i < count && page.positions.At(slot + i) < 0; ++i) rows += shape_.head_dim;  // no row there
+  for (; i < count && page.positions.At(slot + i) < 0; ++i)
+    rows += shape_.head_dim;  // no row there
   if (page.positions.each.empty()) {
     return centre->AddTo(page.positions.At(slot + i), count - i, sign, rows);
   }
@@ -308,7 +308,7 @@ void PageStore::Clear() {
   for (size_t page = 0; page < pages_.size(); ++page) {
     Forget(static_cast<int64_t>(page), PageBits::First(shape_.page_tokens));
   }
-  pages_ = {};
+  pages_ = std::vector<PageEntry>();  // = {} would keep its memory
   clock_ = 0;
   if (!identity_) num_cells_ = 0;
 }
@@ -323,19 +323,19 @@ void PageStore::SetProfile(std::shared_ptr<const KeyProfile> profile, int num_th
   }
   formats_ = std::move(formats);
   const int64_t jobs = static_cast<int64_t>(waiting.size()) * shape_.num_kv_heads;
-  Parallel(TeamFor(num_threads, jobs, jobs * shape_.page_tokens * shape_.head_dim),
-           [&](int thread, int team) {
-             std::vector<float> scratch;
-             const Share share = ShareOf(jobs, thread, team);
-             for (int64_t job = share.begin; job < share.end; ++job) {
-               const PageEntry& page = pages_[static_cast<size_t>(
-                   waiting[static_cast<size_t>(job / shape_.num_kv_heads)])];
-               page.exact.ForEachRun([&](int begin, int end) {
-                 EncodeExact(page, static_cast<int>(job % shape_.num_kv_heads), begin, end - begin,
-                             &scratch);
-               });
-             }
-           });
+  Parallel(TeamFor(num_threads, jobs, jobs * shape_.page_tokens * shape_.head_dim), [&](int thread,
+                                                                                        int team) {
+    std::vector<float> scratch;
+    const Share share = ShareOf(jobs, thread, team);
+    for (int64_t job = share.begin; job < share.end; ++job) {
+      const PageEntry& page =
+          pages_[static_cast<size_t>(waiting[static_cast<size_t>(job / shape_.num_kv_heads)])];
+      page.exact.ForEachRun([&](int begin, int end) {
+        EncodeExact(page, static_cast<int>(job % shape_.num_kv_heads), begin, end - begin,
+                    &scratch);
+      });
+    }
+  });
   for (const int64_t page : waiting) {
     const PageBits retired = pages_[static_cast<size_t>(page)].retired;
     Retire(page, retired);
@@ -350,8 +350,8 @@ PageView PageStore::View(int64_t page, int kv_head) const {
   const PageEntry* entry = Find(page);
   if (entry == nullptr || entry->exact_slot < 0) {
     if (identity_) {  // zeros
-      view.exact_rows = reinterpret_cast<const uint16_t*>(
-                            exact_pool_->At(static_cast<int32_t>(page))) + offset;
+      view.exact_rows =
+          reinterpret_cast<const uint16_t*>(exact_pool_->At(static_cast<int32_t>(page))) + offset;
     }
   } else {
     view.exact_rows = ExactRow(*entry, 0) + offset;
@@ -484,8 +484,7 @@ void PageStore::AddMemory(MemoryUse* use, OsPages* exact, OsPages* codes,
   constexpr size_t kBlock = 16;  // what malloc adds to a block
   use->bookkeeping_bytes += sizeof(*this) + pages_.capacity() * sizeof(PageEntry);
   if (seen->insert(formats_.get()).second) use->bookkeeping_bytes += formats_->bytes();
-  const size_t headers =
-      format(0).headers_bytes() * static_cast<size_t>(shape_.num_kv_heads);
+  const size_t headers = format(0).headers_bytes() * static_cast<size_t>(shape_.num_kv_heads);
   for (const PageEntry& page : pages_) {
     use->filled_cells += page.written.Count();
     use->exact_cells += page.exact.Count();
