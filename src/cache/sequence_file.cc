@@ -327,7 +327,7 @@ struct SequenceFile {
       SequenceCache::Impl& impl = *cache.impl_;
       json.at("length").get_to(impl.length);
       json.at("first").get_to(impl.first_token);
-      CheckValue("length", impl.length, 0, kMaxPosition);
+      CheckValue("length", impl.length, 0, int64_t{kMaxPosition} + 1);
       CheckValue("first", impl.first_token, 0, impl.length);
       const auto config = json.at("config").get<uint64_t>();
       FillRows(json.at("keys"), config, pages, impl.length, impl.first_token, &impl.keys);
@@ -363,6 +363,11 @@ struct SequenceFile {
       return ParseParts(description, {checked.substr(data)});
     } catch (const Json::exception& error) {
       Fail(ErrorCode::kFormat, std::string("cannot be read: ") + error.what());
+    } catch (const Error& error) {  // what it describes cannot be
+      const bool impossible =
+          error.code() == ErrorCode::kParameter || error.code() == ErrorCode::kUnsupported;
+      if (!impossible) throw;
+      Fail(ErrorCode::kCorruption, std::string("describes what cannot be: ") + error.what());
     }
   }
 };
