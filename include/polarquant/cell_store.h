@@ -44,7 +44,8 @@ class CellStore final : public PagedRows {
     int page_tokens = 128;
     int window_tokens = 128;
     int sink_tokens = 16;
-    // Of schemes with statistics of a page: partly filled pages kept exact before the oldest closes.
+    // Of schemes with statistics of a page: partly filled pages kept exact before the oldest
+    // closes.
     int max_partial_pages = 8;
     // Exact rows kept by Retire: those of this many windows. Sequences that a host has dropped
     // without a word still have theirs; beyond the limit the oldest go.

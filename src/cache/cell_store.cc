@@ -81,6 +81,7 @@ struct CellStore::Impl {
   // Newest first.
   std::vector<LooseRow> LooseRows() const {
     std::vector<LooseRow> loose;
+    if (rows.exact_only()) return loose;
     for (size_t p = 0; p < rows.pages().size(); ++p) {
       const PageEntry& page = rows.pages()[p];
       page.loose().Without(page.retired).ForEach([&](int slot) {
@@ -95,8 +96,7 @@ struct CellStore::Impl {
   // Windows of sequences that nobody sees any more are only found out by their age.
   void LimitExactRows() {
     if (rows.exact_only() || !rows.stands_alone() || !rows.ready()) return;
-    const int64_t limit =
-        int64_t{config.max_windows} * (config.window_tokens + config.sink_tokens);
+    const int64_t limit = int64_t{config.max_windows} * (config.window_tokens + config.sink_tokens);
     if (rows.exact_rows() <= limit) return;
     std::vector<std::pair<uint64_t, int64_t>> pages;
     for (size_t p = 0; p < rows.pages().size(); ++p) {
@@ -171,10 +171,11 @@ void CellStore::Write(std::span<const int64_t> cells, const float* rows, int64_t
     if (joins) {
       ++runs.back().count;
     } else {
-      runs.push_back({impl.rows.PageOf(cells[i]), impl.rows.SlotOf(cells[i]), 1,
-                      static_cast<int64_t>(i)});
+      runs.push_back(
+          {impl.rows.PageOf(cells[i]), impl.rows.SlotOf(cells[i]), 1, static_cast<int64_t>(i)});
     }
   }
+  std::ranges::stable_sort(runs, {}, &PageStore::Run::page);
   const HostRows from = {rows, NumberType::kF32, row_stride, impl.config.head_dim};
   impl.rows.Write(runs, from, positions, num_threads);
   impl.written = static_cast<int32_t>(
@@ -182,7 +183,6 @@ void CellStore::Write(std::span<const int64_t> cells, const float* rows, int64_t
 }
 
 void CellStore::Settle(int num_threads) {
-  if (impl_->rows.exact_only()) return;
   const std::vector<LooseRow> loose = impl_->LooseRows();
   std::vector<int64_t> leaving;
   for (const LooseRow& row : loose) {
@@ -261,9 +261,11 @@ void CellStore::Transform(std::span<const int64_t> cells,
   std::ranges::sort(shift_of);
   const auto shift = [&](int64_t cell) {
     if (shift_of.empty()) return 0;
-    return std::ranges::lower_bound(shift_of, cell, {}, &std::pair<int64_t, int32_t>::first)->second;
+    return std::ranges::lower_bound(shift_of, cell, {}, &std::pair<int64_t, int32_t>::first)
+        ->second;
   };
   const auto groups = impl.ByPage(cells);
+  for (const auto& [page, slots] : groups) impl.rows.CheckShift(page, slots, shift);
   const int team = TeamFor(num_threads, static_cast<int64_t>(groups.size()),
                            static_cast<int64_t>(cells.size() * impl.rows.row_values()));
   Parallel(team, [&](int thread, int threads) {
@@ -286,8 +288,9 @@ void CellStore::ClearCells(int64_t first, int64_t count) {
   for (int64_t cell = first; cell < end;) {
     const int64_t page = impl_->rows.PageOf(cell);
     const int64_t page_end = std::min(end, impl_->rows.CellOf(page + 1, 0));
-    impl_->rows.Forget(page, PageBits::Range(impl_->rows.SlotOf(cell),
-                                             static_cast<int>(page_end - impl_->rows.CellOf(page, 0))));
+    impl_->rows.Forget(page,
+                       PageBits::Range(impl_->rows.SlotOf(cell),
+                                       static_cast<int>(page_end - impl_->rows.CellOf(page, 0))));
     cell = page_end;
   }
 }

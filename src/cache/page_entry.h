@@ -44,7 +44,7 @@ struct RowPositions {
     });
     if (!consecutive) return;
     first = base;
-    each.clear();
+    each = std::vector<int32_t>();  // = {} would keep its memory
   }
 };
 
@@ -52,9 +52,9 @@ struct PageEntry {
   int32_t codes = -1;  // slot of its codes, -1 without any
   int32_t exact_slot = -1;
   PageBits written;
-  PageBits exact;    // within written: rows with an exact copy, which wins over codes
-  PageBits pinned;   // within exact: sinks, exact until they are written again
-  PageBits retired;  // within exact: have left the window, and wait for their page to close
+  PageBits exact;       // within written: rows with an exact copy, which wins over codes
+  PageBits pinned;      // within exact: sinks, by their position
+  PageBits retired;     // within exact: have left the window, and wait for their page to close
   uint64_t newest = 0;  // the store's clock after the newest write
   RowPositions positions;
 

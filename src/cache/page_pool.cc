@@ -2,6 +2,7 @@
 // Stage 5/7 page: slots of page memory and their counts.
 #include "cache/page_pool.h"
 
+#include <algorithm>
 #include <bit>
 #include <string>
 
@@ -60,7 +61,8 @@ bool PagePool::Give(int32_t slot) {
   const Place place = PlaceOf(slot);
   Chunk& chunk = *chunks_[place.chunk];
   const size_t os = SparseRange::OsPageBytes();
-  const size_t begin = place.index * slot_bytes_, end = begin + slot_bytes_;
+  const size_t begin = place.index * slot_bytes_;
+  const size_t end = std::min(begin + slot_bytes_, chunk.memory.bytes());
   size_t first = begin / os, last = (end + os - 1) / os;  // and neighbours may need the outer two
   if (first < last && AnyUsed(chunk, first * os, (first + 1) * os)) ++first;
   if (first < last && AnyUsed(chunk, (last - 1) * os, last * os)) --last;
@@ -81,25 +83,10 @@ void PagePool::Release(int32_t slot, size_t begin, size_t end) {
   const Place place = PlaceOf(slot);
   const size_t os = SparseRange::OsPageBytes();
   const size_t offset = place.index * slot_bytes_;
-  const size_t first = (offset + begin + os - 1) / os, last = (offset + end) / os;
-  chunks_[place.chunk]->memory.Release(first, last);
-}
-
-size_t PagePool::resident_bytes() const {
-  const std::scoped_lock lock(mutex_);
-  const size_t os = SparseRange::OsPageBytes();
-  size_t bytes = 0;
-  for (size_t c = 0; c < num_chunks_; ++c) {
-    size_t counted = 0;  // OS pages before this one
-    for (size_t slot = 0; slot < chunks_[c]->counts.size(); ++slot) {
-      if (chunks_[c]->counts[slot].load(std::memory_order_relaxed) == 0) continue;
-      const size_t first = std::max(counted, slot * slot_bytes_ / os);
-      const size_t last = ((slot + 1) * slot_bytes_ + os - 1) / os;
-      if (last > first) bytes += (last - first) * os;
-      counted = std::max(counted, last);
-    }
-  }
-  return bytes;
+  SparseRange& memory = chunks_[place.chunk]->memory;
+  const size_t first = (offset + begin + os - 1) / os;
+  const size_t last = std::min(offset + end, memory.bytes()) / os;
+  memory.Release(first, last);
 }
 
 }  // namespace polarquant

@@ -38,17 +38,15 @@ class PagePool {
     return chunks_[place.chunk]->memory.data() + place.index * slot_bytes_;
   }
 
-  int32_t Take();              // a free slot, counted once
-  void Claim(int32_t slot);    // this one, which must be free
-  void Share(int32_t slot);    // counted once more
+  int32_t Take();            // a free slot, counted once
+  void Claim(int32_t slot);  // this one, which must be free
+  void Share(int32_t slot);  // counted once more
   // Counted once less; returns whether it is free now and its memory went back.
   bool Give(int32_t slot);
   bool IsShared(int32_t slot) const { return Count(slot).load(std::memory_order_acquire) > 1; }
 
   // Hands back the whole OS pages within bytes [begin, end) of a slot.
   void Release(int32_t slot, size_t begin, size_t end);
-  // Bytes of the OS pages that slots in use lie on, for pools whose slots are written whole.
-  size_t resident_bytes() const;
 
  private:
   struct Chunk {
@@ -61,7 +59,7 @@ class PagePool {
     size_t chunk, index;
   };
   static constexpr int64_t kFirstChunk = 16;  // slots; each chunk is twice the one before
-  static constexpr size_t kMaxChunks = 28;
+  static constexpr size_t kMaxChunks = 27;    // so that every slot has a number of 31 bits
 
   Place PlaceOf(int32_t slot) const;
   std::atomic<int32_t>& Count(int32_t slot) const {
@@ -74,7 +72,7 @@ class PagePool {
   size_t slot_bytes_;
   bool grows_;
   std::unique_ptr<Chunk> chunks_[kMaxChunks];  // never move, so that At needs no lock
-  mutable std::mutex mutex_;                   // of what follows, and of chunks that come
+  std::mutex mutex_;                           // of what follows, and of chunks that come
   size_t num_chunks_ = 0;
   int64_t num_slots_ = 0;
   std::vector<int32_t> free_;  // slots given back

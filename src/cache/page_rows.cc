@@ -98,7 +98,9 @@ void PageStore::Save(int64_t first, int64_t count, std::byte* saved, int num_thr
     const PageEntry* page = Find(number);
     if (page == nullptr) return;
     const int begin = SlotOf(from);
-    const auto place = [&](int slot) { return out + static_cast<size_t>(slot - begin) * row_bytes(); };
+    const auto place = [&](int slot) {
+      return out + static_cast<size_t>(slot - begin) * row_bytes();
+    };
     const PageBits range = PageBits::Range(begin, begin + static_cast<int>(to - from));
     page->exact.And(range).ForEachRun([&](int run, int run_end) {
       std::memcpy(place(run), ExactRow(*page, run),
@@ -192,15 +194,8 @@ void PageStore::Load(int64_t first, int64_t count, const std::byte* saved, int n
     n = end;
   }
   if (!coding) return;
-  const int64_t jobs = static_cast<int64_t>(exact.size()) * shape_.num_kv_heads;
-  Parallel(TeamFor(num_threads, jobs, count * exact_row_stride()), [&](int thread, int team) {
-    std::vector<float> scratch;
-    const Share share = ShareOf(jobs, thread, team);
-    for (int64_t job = share.begin; job < share.end; ++job) {
-      const Run& run = exact[static_cast<size_t>(job / shape_.num_kv_heads)];
-      EncodeExact(*Find(run.page), static_cast<int>(job % shape_.num_kv_heads), run.slot,
-                  run.count, &scratch);
-    }
+  ForEachHead(exact, num_threads, [&](const Run& run, int head, std::vector<float>* scratch) {
+    EncodeExact(*Find(run.page), head, run.slot, run.count, scratch);
   });
 }
 
@@ -208,41 +203,58 @@ void PageStore::CopyFrom(const PageStore& other, int64_t first, int64_t count) {
   const size_t record = exact_only_ ? 0 : format(0).record_bytes();
   const int64_t end = first + count;
   std::vector<std::byte> records(static_cast<size_t>(shape_.page_tokens) * record);
-  for (int64_t number = PageOf(first); number * shape_.page_tokens < end; ++number) {
-    const PageBits range = PageBits::Range(
+  const auto range_in = [&](int64_t number) {
+    return PageBits::Range(
         static_cast<int>(std::max<int64_t>(first - CellOf(number, 0), 0)),
         static_cast<int>(std::min<int64_t>(end - CellOf(number, 0), shape_.page_tokens)));
+  };
+  const auto is_whole = [&](const PageEntry& from, int64_t number, const PageBits& range) {
+    return !from.written.Without(range).Any() &&
+           (Find(number) == nullptr || !Find(number)->written.Without(range).Any());
+  };
+  const int64_t end_page = count == 0 ? PageOf(first) : PageOf(end - 1) + 1;
+  for (int64_t number = PageOf(first); number < end_page; ++number) {  // before anything changes
+    const PageBits range = range_in(number);
     const PageEntry* from = other.Find(number);
-    const PageBits coming = from == nullptr ? PageBits() : from->written.And(range);
-    const bool whole = from != nullptr && coming == from->written &&
-                       (Find(number) == nullptr || !Find(number)->written.Without(range).Any());
-    if (from != nullptr && !stands_alone() && from->coded().And(range).Any() && !whole) {
+    if (from != nullptr && !stands_alone() && from->coded().And(range).Any() &&
+        !is_whole(*from, number, range)) {
       throw Error(ErrorCode::kUnsupported,
                   "scheme " + shape_.scheme.ToString() +
                       " keeps statistics of whole pages: copy whole pages, from a multiple of " +
                       std::to_string(shape_.page_tokens) + " on");
     }
+  }
+  for (int64_t number = PageOf(first); number < end_page; ++number) {
+    const PageBits range = range_in(number);
+    const PageEntry* from = other.Find(number);
+    const PageBits coming = from == nullptr ? PageBits() : from->written.And(range);
+    const bool whole = from != nullptr && is_whole(*from, number, range);
     Forget(number, range);
     if (!coming.Any()) continue;
     PageEntry& to = Need(number);
     if (from->exact.And(range).Any()) OwnExact(to);
-    if (from->codes >= 0) OwnCodes(to);
+    const bool codes = from->codes >= 0 && (whole || stands_alone());
+    if (codes) OwnCodes(to);
     const PageBits exact = from->exact.And(range);
     num_exact_ += exact.Count();
     to.written = to.written.Or(coming);
     to.exact = to.exact.Or(exact);
-    to.pinned = to.pinned.Or(from->pinned.And(range));
     to.retired = to.retired.Or(from->retired.And(range));
     exact.ForEachRun([&](int begin, int run_end) {
       std::memcpy(ExactRow(to, begin), other.ExactRow(*from, begin),
                   static_cast<size_t>(run_end - begin) * row_bytes());
     });
     coming.ForEach([&](int slot) {
-      if (needs_positions_) NotePosition(to, slot, from->positions.At(slot));
+      if (exact.Test(slot) && !exact_only_) {
+        NotePosition(to, slot, other.PositionOf(CellOf(number, slot)));
+      } else if (needs_positions_) {
+        NotePosition(to, slot, from->positions.At(slot));
+      }
     });
+    if (needs_positions_) to.positions.Compact(to.written);
     clock_ += static_cast<uint64_t>(coming.Count());
     to.newest = clock_;
-    if (from->codes < 0) continue;
+    if (!codes) continue;
     if (whole) {
       std::memcpy(Codes(to, 0), other.Codes(*from, 0), codes_bytes());
       continue;
@@ -255,6 +267,20 @@ void PageStore::CopyFrom(const PageStore& other, int64_t first, int64_t count) {
       }
     });
   }
+}
+
+void PageStore::CheckShift(int64_t number, const PageBits& slots,
+                           const std::function<int32_t(int64_t cell)>& shift) const {
+  const PageEntry* page = Find(number);
+  if (page == nullptr || exact_only_) return;
+  page->written.And(slots).ForEach([&](int slot) {
+    const bool exact = page->exact.Test(slot);
+    const int32_t from = exact ? SpeltPosition(ExactRow(*page, slot), exact_row_stride())
+                         : needs_positions_ ? page->positions.At(slot)
+                                            : -1;
+    if (from < 0) return;
+    CheckValue("shifted position", int64_t{from} + shift(CellOf(number, slot)), 0, kMaxPosition);
+  });
 }
 
 // Exact rows stay exact and their codes follow; the others are decoded, changed and encoded, the
@@ -277,10 +303,10 @@ void PageStore::Transform(int64_t number, const PageBits& slots,
   if (coded.Any()) OwnCodes(page);
   if (exact.Any()) OwnExact(page);
   const auto move = [&](int slot, int32_t from) {
-    const int32_t to = from + shift(CellOf(number, slot));
-    CheckValue("shifted position", to, 0, kMaxPosition);
-    NotePosition(page, slot, to);
-    return to;
+    const int64_t to =
+        std::clamp<int64_t>(int64_t{from} + shift(CellOf(number, slot)), 0, kMaxPosition);
+    NotePosition(page, slot, static_cast<int32_t>(to));
+    return static_cast<int32_t>(to);
   };
   exact.ForEach([&](int slot) {
     uint16_t* at = ExactRow(page, slot);
@@ -288,7 +314,8 @@ void PageStore::Transform(int64_t number, const PageBits& slots,
     HalvesToFloats(at, row_values(), row.data());
     change(CellOf(number, slot), row.data());
     FloatsToHalves(row.data(), row_values(), at);
-    if (!exact_only_) SpellPosition(move(slot, position), exact_row_stride(), 0, exact_row_stride(), at);
+    if (!exact_only_)
+      SpellPosition(move(slot, position), exact_row_stride(), 0, exact_row_stride(), at);
   });
   coded.ForEach([&](int slot) {
     if (needs_positions_) move(slot, page.positions.At(slot));
@@ -300,9 +327,8 @@ void PageStore::Transform(int64_t number, const PageBits& slots,
   for (int h = 0; h < shape_.num_kv_heads; ++h) {
     const size_t head = static_cast<size_t>(h) * dim;
     if (stands_alone() && ready()) {
-      exact.ForEachRun([&](int begin, int end) {
-        EncodeExact(page, h, begin, end - begin, &scratch);
-      });
+      exact.ForEachRun(
+          [&](int begin, int end) { EncodeExact(page, h, begin, end - begin, &scratch); });
     }
     if (!coded.Any()) continue;
     // Where rows share statistics, a page all of whose codes change gets fresh ones.

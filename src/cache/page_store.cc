@@ -21,8 +21,8 @@ PageStore::PageStore(const Shape& shape, int sink_tokens, std::shared_ptr<const 
       num_cells_(0),
       formats_(std::make_shared<const RowFormats>(shape, std::move(profile))),
       code_pool_(std::make_shared<PagePool>(codes_bytes(), false)),
-      exact_pool_(std::make_shared<PagePool>(
-          static_cast<size_t>(shape.page_tokens) * row_bytes(), true)) {}
+      exact_pool_(
+          std::make_shared<PagePool>(static_cast<size_t>(shape.page_tokens) * row_bytes(), true)) {}
 
 PageStore::PageStore(const Shape& shape, int sink_tokens, std::shared_ptr<const KeyProfile> profile,
                      int64_t num_cells, std::byte* exact_memory)
@@ -38,10 +38,9 @@ PageStore::PageStore(const Shape& shape, int sink_tokens, std::shared_ptr<const 
     const size_t bytes = static_cast<size_t>(num_pages) * codes_bytes();
     code_pool_ = std::make_shared<PagePool>(codes_bytes(), num_pages, bytes, nullptr);
   }
-  exact_pool_ = std::make_shared<PagePool>(static_cast<size_t>(shape.page_tokens) * row_bytes(),
-                                           num_pages,
-                                           static_cast<size_t>(num_cells) * row_bytes(),
-                                           exact_memory);
+  exact_pool_ =
+      std::make_shared<PagePool>(static_cast<size_t>(shape.page_tokens) * row_bytes(), num_pages,
+                                 static_cast<size_t>(num_cells) * row_bytes(), exact_memory);
 }
 
 PageStore::PageStore(const PageStore& other)
@@ -111,17 +110,14 @@ void PageStore::OwnExact(PageEntry& page) {
     exact_pool_->Claim(page.exact_slot);
     return;
   }
-  const int32_t own = exact_pool_->Take();
-  if (before >= 0) {
-    const PageEntry from = page;
-    page.exact_slot = own;
-    page.exact.ForEachRun([&](int begin, int end) {
-      std::memcpy(ExactRow(page, begin), ExactRow(from, begin),
-                  static_cast<size_t>(end - begin) * row_bytes());
-    });
-    exact_pool_->Give(before);
-  }
-  page.exact_slot = own;
+  page.exact_slot = exact_pool_->Take();
+  if (before < 0) return;
+  const std::byte* from = exact_pool_->At(before);
+  page.exact.ForEachRun([&](int begin, int end) {
+    std::memcpy(ExactRow(page, begin), from + static_cast<size_t>(begin) * row_bytes(),
+                static_cast<size_t>(end - begin) * row_bytes());
+  });
+  exact_pool_->Give(before);
 }
 
 void PageStore::GiveSlots(PageEntry& page) {
@@ -173,9 +169,7 @@ void PageStore::ReleaseExact(int64_t page, const PageBits& slots) {
 void PageStore::Write(std::span<const Run> runs, const HostRows& rows, const int32_t* positions,
                       int num_threads) {
   const bool coding = stands_alone() && ready();
-  int64_t count = 0;
   for (const Run& run : runs) {
-    count += run.count;
     for (int i = 0; i < run.count && !exact_only_; ++i) {
       CheckValue("position", positions[run.row + i], 0, kMaxPosition);
     }
@@ -205,25 +199,42 @@ void PageStore::Write(std::span<const Run> runs, const HostRows& rows, const int
       num_cells_ = std::max(num_cells_, CellOf(run.page, run.slot + run.count));
     }
   }
-  const int64_t jobs = static_cast<int64_t>(runs.size()) * shape_.num_kv_heads;
-  Parallel(TeamFor(num_threads, jobs, count * exact_row_stride()), [&](int thread, int team) {
+  ForEachHead(runs, num_threads, [&](const Run& run, int head, std::vector<float>* scratch) {
+    const PageEntry& page = pages_[static_cast<size_t>(run.page)];
+    for (int i = 0; i < run.count; ++i) {
+      StoreExact(rows, run.row + i, head, shape_.head_dim, exact_row_stride(),
+                 exact_only_ ? -1 : positions[run.row + i],
+                 ExactRow(page, run.slot + i) + static_cast<int64_t>(head) * shape_.head_dim);
+    }
+    if (coding) EncodeExact(page, head, run.slot, run.count, scratch);
+  });
+}
+
+void PageStore::ForEachHead(
+    std::span<const Run> runs, int num_threads,
+    const std::function<void(const Run&, int kv_head, std::vector<float>* scratch)>& visit) const {
+  std::vector<size_t> pages;  // where their runs begin
+  int64_t rows = 0;
+  for (size_t i = 0; i < runs.size(); ++i) {
+    if (i == 0 || runs[i].page != runs[i - 1].page) pages.push_back(i);
+    rows += runs[i].count;
+  }
+  const int64_t jobs = static_cast<int64_t>(pages.size()) * shape_.num_kv_heads;
+  pages.push_back(runs.size());
+  Parallel(TeamFor(num_threads, jobs, rows * exact_row_stride()), [&](int thread, int team) {
     std::vector<float> scratch;
     const Share share = ShareOf(jobs, thread, team);
     for (int64_t job = share.begin; job < share.end; ++job) {
-      const Run& run = runs[static_cast<size_t>(job / shape_.num_kv_heads)];
-      const int head = static_cast<int>(job % shape_.num_kv_heads);
-      const PageEntry& page = pages_[static_cast<size_t>(run.page)];
-      for (int i = 0; i < run.count; ++i) {
-        StoreExact(rows, run.row + i, head, shape_.head_dim, exact_row_stride(),
-                   exact_only_ ? -1 : positions[run.row + i],
-                   ExactRow(page, run.slot + i) + static_cast<int64_t>(head) * shape_.head_dim);
+      const auto page = static_cast<size_t>(job / shape_.num_kv_heads);
+      for (size_t i = pages[page]; i < pages[page + 1]; ++i) {
+        visit(runs[i], static_cast<int>(job % shape_.num_kv_heads), &scratch);
       }
-      if (coding) EncodeExact(page, head, run.slot, run.count, &scratch);
     }
   });
 }
 
 void PageStore::NotePosition(PageEntry& page, int slot, int32_t position) {
+  page.pinned.Reset(slot);
   if (position < sink_tokens_ && page.exact.Test(slot)) page.pinned.Set(slot);
   if (!needs_positions_) return;
   PageBits others = page.written;
@@ -247,11 +258,14 @@ void PageStore::AddCentre(const PageEntry& page, int kv_head, int slot, int coun
                           float* rows) const {
   const SteppedCentre* centre = this->centre(kv_head);
   if (centre == nullptr) return;
+  int i = 0;
+  for (; i < count && page.positions.At(slot + i) < 0; ++i)
+    rows += shape_.head_dim;  // no row there
   if (page.positions.each.empty()) {
-    return centre->AddTo(page.positions.At(slot), count, sign, rows);
+    return centre->AddTo(page.positions.At(slot + i), count - i, sign, rows);
   }
-  for (int i = 0; i < count; ++i, rows += shape_.head_dim) {
-    centre->AddTo(page.positions.At(slot + i), 1, sign, rows);
+  for (; i < count; ++i, rows += shape_.head_dim) {
+    centre->AddTo(std::max(page.positions.At(slot + i), 0), 1, sign, rows);
   }
 }
 
@@ -265,6 +279,7 @@ void PageStore::Retire(int64_t page, const PageBits& slots) {
     return;
   }
   entry.exact = entry.exact.Without(going);
+  entry.retired = entry.retired.Without(going);
   num_exact_ -= going.Count();
   ReleaseExact(page, going);
 }
@@ -293,35 +308,38 @@ void PageStore::Clear() {
   for (size_t page = 0; page < pages_.size(); ++page) {
     Forget(static_cast<int64_t>(page), PageBits::First(shape_.page_tokens));
   }
-  pages_ = {};
+  pages_ = std::vector<PageEntry>();  // = {} would keep its memory
   clock_ = 0;
   if (!identity_) num_cells_ = 0;
 }
 
 void PageStore::SetProfile(std::shared_ptr<const KeyProfile> profile, int num_threads) {
-  formats_ = std::make_shared<const RowFormats>(shape_, std::move(profile));
-  if (!stands_alone()) return;
+  auto formats = std::make_shared<const RowFormats>(shape_, std::move(profile));
   std::vector<int64_t> waiting;
-  for (size_t p = 0; p < pages_.size(); ++p) {
+  for (size_t p = 0; p < pages_.size() && stands_alone(); ++p) {
     if (!pages_[p].written.Any()) continue;
     OwnCodes(pages_[p]);
     waiting.push_back(static_cast<int64_t>(p));
   }
+  formats_ = std::move(formats);
   const int64_t jobs = static_cast<int64_t>(waiting.size()) * shape_.num_kv_heads;
-  Parallel(TeamFor(num_threads, jobs, jobs * shape_.page_tokens * shape_.head_dim),
-           [&](int thread, int team) {
-             std::vector<float> scratch;
-             const Share share = ShareOf(jobs, thread, team);
-             for (int64_t job = share.begin; job < share.end; ++job) {
-               const PageEntry& page = pages_[static_cast<size_t>(
-                   waiting[static_cast<size_t>(job / shape_.num_kv_heads)])];
-               page.exact.ForEachRun([&](int begin, int end) {
-                 EncodeExact(page, static_cast<int>(job % shape_.num_kv_heads), begin, end - begin,
-                             &scratch);
-               });
-             }
-           });
-  for (const int64_t page : waiting) Retire(page, pages_[static_cast<size_t>(page)].retired);
+  Parallel(TeamFor(num_threads, jobs, jobs * shape_.page_tokens * shape_.head_dim), [&](int thread,
+                                                                                        int team) {
+    std::vector<float> scratch;
+    const Share share = ShareOf(jobs, thread, team);
+    for (int64_t job = share.begin; job < share.end; ++job) {
+      const PageEntry& page =
+          pages_[static_cast<size_t>(waiting[static_cast<size_t>(job / shape_.num_kv_heads)])];
+      page.exact.ForEachRun([&](int begin, int end) {
+        EncodeExact(page, static_cast<int>(job % shape_.num_kv_heads), begin, end - begin,
+                    &scratch);
+      });
+    }
+  });
+  for (const int64_t page : waiting) {
+    const PageBits retired = pages_[static_cast<size_t>(page)].retired;
+    Retire(page, retired);
+  }
 }
 
 // ---- Reading.
@@ -332,8 +350,8 @@ PageView PageStore::View(int64_t page, int kv_head) const {
   const PageEntry* entry = Find(page);
   if (entry == nullptr || entry->exact_slot < 0) {
     if (identity_) {  // zeros
-      view.exact_rows = reinterpret_cast<const uint16_t*>(
-                            exact_pool_->At(static_cast<int32_t>(page))) + offset;
+      view.exact_rows =
+          reinterpret_cast<const uint16_t*>(exact_pool_->At(static_cast<int32_t>(page))) + offset;
     }
   } else {
     view.exact_rows = ExactRow(*entry, 0) + offset;
@@ -444,6 +462,7 @@ bool PageStore::SharePage(const PageStore& other, int64_t page, const PageBits& 
                           int32_t first) {
   PageEntry entry = *other.Find(page);
   if (entry.codes < 0 && written.Without(entry.exact).Any()) return false;
+  if (stands_alone() && ready() != (entry.codes >= 0)) return false;  // every row is coded, or none
   entry.written = written;
   entry.exact = entry.exact.And(written);
   entry.positions = {first, {}};
@@ -465,8 +484,7 @@ void PageStore::AddMemory(MemoryUse* use, OsPages* exact, OsPages* codes,
   constexpr size_t kBlock = 16;  // what malloc adds to a block
   use->bookkeeping_bytes += sizeof(*this) + pages_.capacity() * sizeof(PageEntry);
   if (seen->insert(formats_.get()).second) use->bookkeeping_bytes += formats_->bytes();
-  const size_t headers =
-      format(0).headers_bytes() * static_cast<size_t>(shape_.num_kv_heads);
+  const size_t headers = format(0).headers_bytes() * static_cast<size_t>(shape_.num_kv_heads);
   for (const PageEntry& page : pages_) {
     use->filled_cells += page.written.Count();
     use->exact_cells += page.exact.Count();

@@ -13,8 +13,8 @@
 // a row's bytes depend on the row, its position and the profile alone. Where a profile is needed
 // and not known yet, rows are exact only, and coded when it comes.
 //
-// Exact rows spell their position in the lowest mantissa bits of their first values (row_formats.h):
-// so a saved row knows where it was, and the window can follow positions.
+// Exact rows spell their position in the lowest mantissa bits of their first values
+// (row_formats.h): so a saved row knows where it was, and the window can follow positions.
 #pragma once
 
 #include <cstddef>
@@ -62,7 +62,8 @@ class PageStore final : public PagedRows {
     int slot, count;
     int64_t row;
   };
-  // `positions` [rows]: each in [0, 2^31). Throws without having changed a row.
+  // `positions` [rows]: each in [0, 2^24). Runs of one page lie side by side. Throws without having
+  // changed a row.
   void Write(std::span<const Run> runs, const HostRows& rows, const int32_t* positions,
              int num_threads);
   // These rows of a page have left the window.
@@ -88,8 +89,8 @@ class PageStore final : public PagedRows {
   int32_t PositionOf(int64_t cell) const;  // of an exact row
 
   // ---- Sequences: what the table ends with, and begins with.
-  void SetEnd(int64_t num_cells);      // grows, or forgets the cells from there on
-  void DropPages(int64_t count);       // from the front: cells are renumbered
+  void SetEnd(int64_t num_cells);  // grows, or forgets the cells from there on
+  void DropPages(int64_t count);   // from the front: cells are renumbered
 
   // ---- Rows as bytes and in bulk (page_rows.cc).
   size_t row_values() const { return static_cast<size_t>(exact_row_stride()); }
@@ -101,6 +102,9 @@ class PageStore final : public PagedRows {
   void Transform(int64_t page, const PageBits& slots,
                  const std::function<void(int64_t cell, float* row)>& change,
                  const std::function<int32_t(int64_t cell)>& shift);
+  // Throws Error(kParameter) if a row that says its position would be shifted out of range.
+  void CheckShift(int64_t page, const PageBits& slots,
+                  const std::function<int32_t(int64_t cell)>& shift) const;
   uint16_t SchemeTag() const;
 
   // ---- The table, for policies and files.
@@ -109,7 +113,9 @@ class PageStore final : public PagedRows {
   int64_t PageOf(int64_t cell) const { return cell / shape_.page_tokens; }
   int SlotOf(int64_t cell) const { return static_cast<int>(cell % shape_.page_tokens); }
   int64_t CellOf(int64_t page, int slot) const { return page * shape_.page_tokens + slot; }
-  size_t codes_bytes() const { return static_cast<size_t>(shape_.num_kv_heads) * format(0).page_bytes(); }
+  size_t codes_bytes() const {
+    return static_cast<size_t>(shape_.num_kv_heads) * format(0).page_bytes();
+  }
   std::byte* Codes(const PageEntry& page, int kv_head) const {
     return code_pool_->At(page.codes) + static_cast<size_t>(kv_head) * format(0).page_bytes();
   }
@@ -126,17 +132,21 @@ class PageStore final : public PagedRows {
   bool SharePage(const PageStore& other, int64_t page, const PageBits& written, int32_t first);
 
   // Adds the memory it holds to `use`; OS pages go to `exact` and `codes`, which count each once.
-  void AddMemory(MemoryUse* use, OsPages* exact, OsPages* codes,
-                 std::set<const void*>* seen) const;
+  void AddMemory(MemoryUse* use, OsPages* exact, OsPages* codes, std::set<const void*>* seen) const;
 
  private:
-  PageEntry& Need(int64_t page);       // made if it is not there
-  void OwnCodes(PageEntry& page);      // a slot of its own, with what was there
+  PageEntry& Need(int64_t page);   // made if it is not there
+  void OwnCodes(PageEntry& page);  // a slot of its own, with what was there
   void OwnExact(PageEntry& page);
   void GiveSlots(PageEntry& page);
   void ReleaseExact(int64_t page, const PageBits& slots);  // memory of rows that are exact no more
   void NotePosition(PageEntry& page, int slot, int32_t position);
-  int CellsIn(int64_t page) const;     // that it has, or can have
+  int CellsIn(int64_t page) const;  // that it has, or can have
+  // visit(run, kv_head, scratch) on a team. The runs of a page stay on one thread: in tiles, codes
+  // of several rows share a byte.
+  void ForEachHead(
+      std::span<const Run> runs, int num_threads,
+      const std::function<void(const Run&, int kv_head, std::vector<float>* scratch)>& visit) const;
   // Codes rows [slot, slot + count) of a kv_head from their exact copies.
   void EncodeExact(const PageEntry& page, int kv_head, int slot, int count,
                    std::vector<float>* scratch) const;

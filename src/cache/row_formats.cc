@@ -28,7 +28,7 @@ uint32_t Spelling(int32_t position) {
   throw Error(ErrorCode::kParameter,
               "scheme " + scheme.ToString() +
                   " needs the model's profile, which says how its keys are " +
-                  (normalisation.dense  ? "mapped"
+                  (normalisation.dense      ? "mapped"
                    : normalisation.step > 0 ? "centred"
                                             : "balanced") +
                   "; make one with `polarquant tune" + (normalisation.dense ? " --dense`" : "`"));
@@ -41,7 +41,8 @@ void CheckKnown(const Scheme& scheme, const KeyProfile& profile) {
       (normalisation.dense && profile.dense.empty())) {
     ThrowUnknown(scheme);
   }
-  if (normalisation.step == 0 || profile.rope.dims == 0 || !profile.rope.frequencies.empty()) return;
+  if (normalisation.step == 0 || profile.rope.dims == 0 || !profile.rope.frequencies.empty())
+    return;
   throw Error(ErrorCode::kParameter,
               "scheme " + scheme.ToString() +
                   " needs the frequencies of RoPE, which the host did not say; use " +

@@ -53,9 +53,9 @@ inline constexpr int32_t kMaxPosition = (1 << 24) - 1;
 
 // kv_head `kv_head` of an exact row, from a host's: rounded to f16 (NaN to 0, infinities and
 // overflow to +-65504), and the row's position, with a check, in the lowest mantissa bits of its
-// first values: a bit in each of 32, or two in each of 16 where a row has no more. That is the error
-// of a rounding, in a few values, and lets a row be moved without a word about where it was. A
-// negative position is not spelt.
+// first values: a bit in each of 32, or two in each of 16 where a row has no more. That is the
+// error of a rounding, in a few values, and lets a row be moved without a word about where it was.
+// A negative position is not spelt.
 void StoreExact(const HostRows& from, int64_t row, int kv_head, int head_dim, int64_t row_values,
                 int32_t position, uint16_t* to);
 // Into values [begin, begin + count) of a row, which `values` are.

@@ -73,7 +73,8 @@ void SequenceCache::SetProfile(std::shared_ptr<const KeyProfile> profile, int nu
 
 bool SequenceCache::wants_profile() const {
   return impl_->NeedsProfile() &&
-         impl_->length - impl_->config.window_tokens - impl_->FirstCell() >= impl_->config.page_tokens;
+         impl_->length - impl_->config.window_tokens - impl_->FirstCell() >=
+             impl_->config.page_tokens;
 }
 
 void SequenceCache::Append(const HostRows& keys, const HostRows& values, int64_t count,
@@ -87,8 +88,8 @@ void SequenceCache::Append(const HostRows& keys, const HostRows& values, int64_t
   std::vector<PageStore::Run> runs;
   for (int64_t cell = first; cell < first + count;) {
     const int64_t page = cell / tokens, end = std::min(first + count, (page + 1) * tokens);
-    runs.push_back({page, static_cast<int>(cell - page * tokens), static_cast<int>(end - cell),
-                    cell - first});
+    runs.push_back(
+        {page, static_cast<int>(cell - page * tokens), static_cast<int>(end - cell), cell - first});
     cell = end;
   }
   std::vector<int32_t> positions(static_cast<size_t>(count));
@@ -174,7 +175,11 @@ MemoryUse SequenceCache::MemoryOf(std::span<const SequenceCache* const> caches) 
     MemoryUse own;
     for (const PageStore* rows : {&impl.keys, &impl.values}) {
       rows->AddMemory(&own, &exact, &codes, &seen);
-      own.filled_cells += impl.FirstCell() - impl.first_token;  // evicted, in a page that stays
+      const auto evicted = static_cast<int>(impl.first_token - impl.FirstCell());
+      own.filled_cells -= evicted;  // in a page that stays
+      if (evicted > 0) {
+        own.exact_cells -= rows->pages()[0].exact.And(PageBits::First(evicted)).Count();
+      }
       own.f16_bytes += static_cast<size_t>(impl.length - impl.first_token) * rows->row_bytes();
     }
     own.bookkeeping_bytes += sizeof(Impl) - 2 * sizeof(PageStore);

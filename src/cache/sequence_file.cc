@@ -134,13 +134,12 @@ struct SequenceFile {
       const auto [at, fresh] =
           profile_numbers.try_emplace(profile, static_cast<int>(profile_numbers.size()));
       if (fresh) {
-        description["profiles"].push_back(
-            {{"balance", profile->balance.size()},
-             {"mean", profile->mean.size()},
-             {"dense", profile->dense.size()},
-             {"pairing", static_cast<int>(profile->rope.pairing)},
-             {"dims", profile->rope.dims},
-             {"frequencies", profile->rope.frequencies.size()}});
+        description["profiles"].push_back({{"balance", profile->balance.size()},
+                                           {"mean", profile->mean.size()},
+                                           {"dense", profile->dense.size()},
+                                           {"pairing", static_cast<int>(profile->rope.pairing)},
+                                           {"dims", profile->rope.dims},
+                                           {"frequencies", profile->rope.frequencies.size()}});
         Put(profile->balance, &profiles);
         Put(profile->mean, &profiles);
         Put(profile->dense, &profiles);
@@ -273,7 +272,8 @@ struct SequenceFile {
     for (const Json& number : numbers) {
       const ParsedPage& parsed = At(pages, number, "page");
       const auto page = static_cast<int64_t>(rows->pages().size());
-      const auto written = PageBits::First(static_cast<int>(std::min(tokens, cells - page * tokens)));
+      const auto written =
+          PageBits::First(static_cast<int>(std::min(tokens, cells - page * tokens)));
       if (parsed.config != config || parsed.role != rows->shape().role ||
           !rows->SharePage(*parsed.held_by, parsed.number, written,
                            static_cast<int32_t>((first_page + page) * tokens))) {
@@ -327,7 +327,7 @@ struct SequenceFile {
       SequenceCache::Impl& impl = *cache.impl_;
       json.at("length").get_to(impl.length);
       json.at("first").get_to(impl.first_token);
-      CheckValue("length", impl.length, 0, kMaxPosition);
+      CheckValue("length", impl.length, 0, int64_t{kMaxPosition} + 1);
       CheckValue("first", impl.first_token, 0, impl.length);
       const auto config = json.at("config").get<uint64_t>();
       FillRows(json.at("keys"), config, pages, impl.length, impl.first_token, &impl.keys);
@@ -363,6 +363,11 @@ struct SequenceFile {
       return ParseParts(description, {checked.substr(data)});
     } catch (const Json::exception& error) {
       Fail(ErrorCode::kFormat, std::string("cannot be read: ") + error.what());
+    } catch (const Error& error) {  // what it describes cannot be
+      const bool impossible =
+          error.code() == ErrorCode::kParameter || error.code() == ErrorCode::kUnsupported;
+      if (!impossible) throw;
+      Fail(ErrorCode::kCorruption, std::string("describes what cannot be: ") + error.what());
     }
   }
 };

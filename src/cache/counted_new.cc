@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+// For tests only: operator new that counts. Apart from whoever uses it, so that nobody inlines it.
+#include "cache/counted_new.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
+namespace {
+std::atomic<size_t> g_allocated = 0;
+}  // namespace
+
+void* operator new(size_t bytes) {
+  g_allocated += bytes;
+  void* memory = std::malloc(bytes > 0 ? bytes : 1);
+  if (memory == nullptr) throw std::bad_alloc();
+  return memory;
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, size_t) noexcept { std::free(memory); }
+
+namespace polarquant {
+
+size_t BytesEverAllocated() { return g_allocated; }
+
+}  // namespace polarquant
