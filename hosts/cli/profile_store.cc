@@ -141,10 +141,11 @@ std::vector<std::string> AttachProfiles(std::vector<CacheSpec>& specs,
       specs, [](const CacheSpec& spec) { return !spec.stock && spec.policy.needs_dense(); });
   for (CacheSpec& spec : specs) {
     if (spec.stock || !spec.policy.needs_profile() || !spec.policy.profiles.empty()) continue;
+    if (options.none && !spec.policy.needs_dense()) continue;  // learnt from the first prompt
     if (options.none) {
       throw Error(ErrorCode::kParameter,
-                  fmt::format("the cache {} needs a profile of the model, and --no-profile says "
-                              "there shall be none; choose another cache",
+                  fmt::format("the cache {} needs dense maps from a profile of the model, and "
+                              "--no-profile says there shall be none; choose another cache",
                               spec.label));
     }
     if (options.files.empty() && model_paths.empty()) {

@@ -17,6 +17,12 @@ namespace polarquant::llama {
 
 namespace {
 
+bool SubtractsSteppedCentre(const Policy& policy) {
+  return policy.key.normalisation.step != 0 ||
+         std::any_of(policy.layers.begin(), policy.layers.end(),
+                     [](const LayerRule& rule) { return rule.key.normalisation.step != 0; });
+}
+
 // A stepped centre turns as the model's keys do.
 void RefuseUnknownFrequencies(const KvTensor& tensor, const Scheme& scheme) {
   const Rope rope = tensor.rope.value_or(Rope{});
@@ -39,6 +45,7 @@ KvCache::KvCache(Policy policy, Profiles profiles, uint64_t generation)
     : policy_(std::move(policy)),
       profiles_(std::move(profiles)),
       learns_(policy_.needs_profile() && profiles_.empty()),
+      needs_positions_(SubtractsSteppedCentre(policy_)),
       generation_(generation) {
   if (learns_) observer_.Start(false);
 }

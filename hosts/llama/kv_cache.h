@@ -96,6 +96,8 @@ class KvCache {
   // RoPE that turns the keys, or counted in the mask of the round's first attention. They are copied
   // when they are first seen: the graph may reuse that memory once all keys are turned.
   const std::vector<int32_t>& Positions(const ggml_tensor* tensor);
+  // Whether codes depend on positions: a scheme subtracts a stepped centre.
+  bool needs_positions() const { return needs_positions_; }
   // Null before anything told them.
   const std::vector<int32_t>* KnownPositions(int64_t count) const;
   void SetPositions(std::vector<int32_t> positions);
@@ -151,7 +153,7 @@ class KvCache {
   std::mutex mutex_;
   const Policy policy_;
   const Profiles profiles_;
-  const bool learns_;
+  const bool learns_, needs_positions_;
   Observer observer_;
   std::set<std::string> profiles_used_;
   const uint64_t generation_;

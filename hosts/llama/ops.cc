@@ -145,26 +145,34 @@ AttentionCall CallOf(const ggml_tensor* node, const HeadsView& keys, int64_t ind
   return call;
 }
 
-// What RoPE turns by is read here, on the CPU.
-void RefuseUnreadableRope(const KvTensor& tensor, const ggml_tensor* rope) {
-  const auto check = [&](const char* what, const ggml_tensor* input, ggml_type type) {
+// What RoPE turns by is read here, on the CPU. Why it cannot be, or empty.
+std::string WhyUnreadable(const ggml_tensor* rope) {
+  const auto check = [](const char* what, const ggml_tensor* input, ggml_type type) {
     const ggml_backend_buffer_t buffer = input->buffer;
-    if (input->type == type && (buffer == nullptr || ggml_backend_buffer_is_host(buffer))) return;
-    Refuse(tensor.name + ": the " + what + " of RoPE are " + ggml_type_name(input->type) + " in " +
+    const bool fits =
+        input->type == type && (buffer == nullptr || ggml_backend_buffer_is_host(buffer));
+    if (fits) return std::string();
+    return std::string("the ") + what + " of RoPE are " + ggml_type_name(input->type) + " in " +
            (buffer == nullptr ? "unknown" : ggml_backend_buffer_name(buffer)) +
            " memory; polarquant reads " + ggml_type_name(type) +
-           " in host memory; name no other device (-dev POLARQUANT)");
+           " in host memory; name no other device (-dev POLARQUANT)";
   };
-  check("positions", rope->src[1], GGML_TYPE_I32);
-  if (rope->src[2] != nullptr) check("frequency factors", rope->src[2], GGML_TYPE_F32);
+  std::string cause = check("positions", rope->src[1], GGML_TYPE_I32);
+  if (cause.empty() && rope->src[2] != nullptr) {
+    cause = check("frequency factors", rope->src[2], GGML_TYPE_F32);
+  }
+  return cause;
 }
 
 // Learns the frequencies of the RoPE that turned the rows of a write, and returns their positions;
-// null where no ROPE node tells them.
-const int32_t* LearnRope(HostCompute& host, KvTensor& tensor, const ggml_tensor* node) {
+// null where no ROPE node tells them. What cannot be read is refused only if it is `needed`.
+const int32_t* LearnRope(HostCompute& host, KvTensor& tensor, const ggml_tensor* node,
+                         bool needed) {
   const ggml_tensor* rope = tensor.parsed.role == Role::kKey ? RopeOfWrite(node) : nullptr;
   if (rope == nullptr) return nullptr;
-  RefuseUnreadableRope(tensor, rope);
+  const std::string unreadable = WhyUnreadable(rope);
+  if (!unreadable.empty() && needed) Refuse(tensor.name + ": " + unreadable);
+  if (!unreadable.empty()) return nullptr;
   if (!tensor.rope) tensor.rope = PairingOf(rope);
   if (tensor.rope->frequencies.empty() && tensor.rope_trouble.empty()) {
     FindFrequencies(host, rope, *tensor.rope, tensor.rope_trouble);
@@ -219,7 +227,8 @@ void WriteRows(HostCompute& host, ggml_tensor* node) {
   tensor.cache->BeginWrite(tensor, host.num_threads());
   const bool observing = tensor.parsed.role == Role::kKey && Observer::Get().active();
   const int64_t count = rows->ne[1];
-  const int32_t* turned_by = LearnRope(host, tensor, node);
+  const int32_t* turned_by =
+      LearnRope(host, tensor, node, observing || tensor.cache->needs_positions());
   const int32_t* positions = turned_by != nullptr ? turned_by : PositionsOf(host, tensor, count);
   const auto stride = static_cast<int64_t>(rows->nb[1] / sizeof(float));
   std::vector<int64_t> cells;
