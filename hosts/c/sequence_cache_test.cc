@@ -115,7 +115,7 @@ TEST(CSequence, TakesEveryNumberTypeInAnyStrides) {
 
 TEST(CSequence, WantsAProfileOnlyWhenAPageWouldClose) {
   SequenceShape shape;
-  shape.key = "turbo4:balanced";
+  shape.key = "turbo4:balance:center";
   Twins twins(shape);
   twins.Append(50);
   twins.Settle();
@@ -124,7 +124,7 @@ TEST(CSequence, WantsAProfileOnlyWhenAPageWouldClose) {
   twins.Append(100);
   EXPECT_EQ(StateOf(twins.c.get()).wants_profile, 1);
   EXPECT_TRUE(Refused(PQ_ERROR_PARAMETER, pq_sequence_cache_settle(twins.c.get(), 1),
-                      {"turbo4:balanced", "profile"}));
+                      {"turbo4:balance:center", "profile"}));
   const Floats balance = Scales(128);
   pq_key_profile profile = PQ_KEY_PROFILE_INIT;
   profile.balance = balance.data();

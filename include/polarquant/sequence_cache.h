@@ -52,8 +52,8 @@ class SequenceCache {
     int page_tokens = 128;
     int window_tokens = 128;
     int sink_tokens = 16;
-    // For keys with `balance`, `dense` or `center=step`. May come later: SetProfile. A row's position
-    // is its number in the sequence, counted from 0.
+    // For keys with `balance`, `dense` or `center=step`. May come later: SetProfile. A row's
+    // position is its number in the sequence, counted from 0.
     std::shared_ptr<const KeyProfile> profile;
   };
 

@@ -39,10 +39,10 @@ struct CellStore::Impl {
 
   // ---- Shapes.
   const Config config;
-  const Shape shape;                          // the same, as attention asks for it
-  const std::vector<PageFormat> formats;      // one for all kv_heads, or one each with `balance`
+  const Shape shape;                         // the same, as attention asks for it
+  const std::vector<PageFormat> formats;     // one for all kv_heads, or one each with `balance`
   const std::vector<SteppedCentre> centres;  // of the kv_heads, or none
-  const PageFormat& format;                   // for sizes
+  const PageFormat& format;                  // for sizes
   const bool exact_only;
   const int64_t num_pages;
   const size_t head_dim, num_kv_heads, page_tokens;

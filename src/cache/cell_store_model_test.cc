@@ -158,7 +158,8 @@ class History {
     constexpr int64_t kFirstPosition = 100000;  // shifts never lead below 0
     std::vector<int32_t> positions;             // mostly consecutive in a page
     const int64_t jump = random_() % 4 == 0 ? Below(5000) : 0;
-    for (const int64_t cell : cells) positions.push_back(static_cast<int32_t>(kFirstPosition + cell + jump));
+    for (const int64_t cell : cells)
+      positions.push_back(static_cast<int32_t>(kFirstPosition + cell + jump));
     subject.store.Write(cells, rows.data(), static_cast<int64_t>(row_values_), 2, positions.data());
     subject.model.Write(cells, rows, positions);
     next_ = (cells.back() + 1) % cells_;

@@ -48,16 +48,17 @@ std::vector<PageFormat> FormatsOf(const PagedRows::Shape& shape, const KeyProfil
   }
   const auto head_dim = static_cast<size_t>(std::max(shape.head_dim, 0));
   if (profile != nullptr) profile->Check(shape.num_kv_heads, shape.head_dim);
-  const bool known = profile != nullptr && (!normalisation.balance || !profile->balance.empty()) &&
-                     (normalisation.step == 0 || !profile->mean.empty()) &&
-                     (!normalisation.dense || !profile->dense.empty());
-  if (!known) {
+  const auto lacks = [&](bool needed, std::vector<float> KeyProfile::*list) {
+    return needed && (profile == nullptr || (profile->*list).empty());
+  };
+  const char* missing = lacks(normalisation.balance, &KeyProfile::balance)  ? "balanced"
+                        : lacks(normalisation.dense, &KeyProfile::dense)    ? "mapped"
+                        : lacks(normalisation.step != 0, &KeyProfile::mean) ? "centred"
+                                                                            : nullptr;
+  if (missing != nullptr) {
     throw Error(ErrorCode::kParameter,
                 "scheme " + scheme.ToString() +
-                    " needs the model's profile, which says how its keys are " +
-                    (normalisation.balance ? "balanced"
-                     : normalisation.dense ? "mapped"
-                                           : "centred") +
+                    " needs the model's profile, which says how its keys are " + missing +
                     "; make one with `polarquant tune" + (normalisation.dense ? " --dense`" : "`"));
   }
   if (normalisation.step != 0 && profile->rope.dims > 0 && profile->rope.frequencies.empty()) {

@@ -9,8 +9,8 @@
 //               kv_head its record and the header of its page; zeros to the end
 //
 // The tag is FNV-1a of "SCHEME/head_dim", and of what of the profile there is in
-// force (balance scales, dense map, mean and frequencies), folded to 16 bits: a row saved under another scheme or profile is refused, not misread.
-// Little endian throughout.
+// force (balance scales, dense map, mean and frequencies), folded to 16 bits: a row saved under
+// another scheme or profile is refused, not misread. Little endian throughout.
 #include <algorithm>
 #include <cstring>
 #include <string>

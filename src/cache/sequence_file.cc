@@ -146,13 +146,12 @@ struct SequenceFile {
       const auto [at, fresh] =
           profile_numbers.try_emplace(profile, static_cast<int>(profile_numbers.size()));
       if (fresh) {
-        description["profiles"].push_back(
-            {{"balance", profile->balance.size()},
-             {"dense", profile->dense.size()},
-             {"mean", profile->mean.size()},
-             {"pairing", static_cast<int>(profile->rope.pairing)},
-             {"rope_dims", profile->rope.dims},
-             {"frequencies", profile->rope.frequencies.size()}});
+        description["profiles"].push_back({{"balance", profile->balance.size()},
+                                           {"dense", profile->dense.size()},
+                                           {"mean", profile->mean.size()},
+                                           {"pairing", static_cast<int>(profile->rope.pairing)},
+                                           {"rope_dims", profile->rope.dims},
+                                           {"frequencies", profile->rope.frequencies.size()}});
         PutFloats(profile->balance, &profiles);
         PutFloats(profile->dense, &profiles);
         PutFloats(profile->dense_inverse, &profiles);

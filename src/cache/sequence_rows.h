@@ -103,8 +103,8 @@ class SequenceRows final : public PagedRows {
                  float* scratch) const;
   // Slots that were never written are left alone.
   void DecodePage(int64_t page, int kv_head, float* rows) const;
-  // rows [count][head_dim] of a page from `slot` on += sign * the stepped centre. A token's position
-  // is its number.
+  // rows [count][head_dim] of a page from `slot` on += sign * the stepped centre. A token's
+  // position is its number.
   void AddCentre(int64_t page, int kv_head, int slot, int count, float sign, float* rows) const;
 
   Shape shape_;
