@@ -16,7 +16,9 @@ from polarquant import Codec
 ALL_SCHEMES = [(64, *each) for each in every_scheme(64)] + [
     (80, *each) for each in every_scheme(80)
 ]
-SOME_SCHEMES = ["f16", "q8_0", "turbo2", "turbo3", "turbo4:center", "turbo4:balance:center", "mixed2.5"]
+SOME_SCHEMES = [
+    "f16", "q8_0", "turbo2", "turbo3", "turbo4:center", "turbo4:balance:center", "mixed2.5",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("head_dim", "scheme", "role"), ALL_SCHEMES)

@@ -14,7 +14,9 @@ from conftest import codec_for, gaussian
 from polarquant import CorruptionError, Encoded, FormatError, ParameterError
 
 
-@pytest.mark.parametrize("scheme", ["f16", "turbo3", "turbo4:center", "turbo4:balance:center", "kivi2"])
+@pytest.mark.parametrize(
+    "scheme", ["f16", "turbo3", "turbo4:center", "turbo4:balance:center", "kivi2"]
+)
 @pytest.mark.parametrize("shape", [(1, 64), (300, 64), (2, 3, 130, 64), (2, 0, 64)])
 def test_bytes_and_pickles_bring_it_back(scheme, shape):
     codec = codec_for(scheme, 64)

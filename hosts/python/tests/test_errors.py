@@ -34,7 +34,7 @@ CODEC = codec_for("turbo3", 64)
         (("turbo4:balanced", 64), {}, UnsupportedError, "turns with the position"),
         (("turbo4:balance:center", 64), {"balance": np.ones(60)}, ParameterError, r"\[60\]"),
         (("turbo4:balance:center", 64), {"balance": np.zeros(64)}, ParameterError, "balance"),
-        (("turbo4:balance:center", 64), {"balance": np.full(64, np.nan)}, ParameterError, "balance"),
+        (("turbo3:balance", 64), {"balance": np.full(64, np.nan)}, ParameterError, "balance"),
         (("turbo4", 64), {"balance": np.ones(64)}, ParameterError, "takes no balance scales"),
         (("turbo4", 64), {"dense": np.eye(64)}, ParameterError, "takes no dense map"),
     ],

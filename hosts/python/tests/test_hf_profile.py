@@ -47,7 +47,8 @@ def test_a_file_gives_the_numbers_of_the_scales_in_it(tmp_path, observed, pairin
     stored = [permuted(each, "halves", 64, pairing) for each in observed]
     save(tmp_path / "profile", stored, pairing)
     model, ids, sizes = llama(), prompt(600), [400, 100, 1, 99]
-    wanted = logits(use(model, "polarquant"), ids, packed(model, "turbo4:balance:center/turbo4"), sizes)
+    plain = packed(model, "turbo4:balance:center/turbo4")
+    wanted = logits(use(model, "polarquant"), ids, plain, sizes)
     for way in WAYS:
         cache = packed(model, "turbo4:balance:center/turbo4", profile=tmp_path / "profile")
         got = logits(use(model, way), ids, cache, sizes)
