@@ -56,7 +56,8 @@ void FindFrequencies(HostCompute& host, const ggml_tensor* node, Rope& rope, std
       frequency = (angle + 2.0 * std::numbers::pi * turns) / position;
     }
   }
-  const double magnitude = lengths / static_cast<double>(std::size(kProbes) * rope.frequencies.size());
+  const double magnitude =
+      lengths / static_cast<double>(std::size(kProbes) * rope.frequencies.size());
   // What f32 arithmetic leaves of 1 is no magnitude.
   constexpr double kRounding = 1e-5;
   if (std::abs(magnitude - 1.0) > kRounding) rope.magnitude = magnitude;

@@ -39,9 +39,10 @@ struct Rope {
     kHalves,    // channels i and i + dims / 2
   };
   Pairing pairing = Pairing::kNone;
-  int dims = 0;                     // even; 0 without RoPE
-  std::vector<double> frequencies;  // [dims / 2] radians a position; may be empty but for center=step
-  double magnitude = 1.0;           // the length of a unit pair once turned: 1, but for YaRN
+  int dims = 0;  // even; 0 without RoPE
+  std::vector<double>
+      frequencies;         // [dims / 2] radians a position; may be empty but for center=step
+  double magnitude = 1.0;  // the length of a unit pair once turned: 1, but for YaRN
 
   std::pair<int, int> Pair(int index) const {
     if (pairing == Pairing::kAdjacent) return {2 * index, 2 * index + 1};

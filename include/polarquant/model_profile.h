@@ -12,8 +12,8 @@
 //   layers.N.mean             the mean key before RoPE, of every channel
 //   layers.N.balance          the balance scale over key_variance
 //
-// as if RoPE kept the length of what it turns (Rope::magnitude 1); where the frequencies of RoPE are
-// known, the f64 tensor [1][rope dims / 2]
+// as if RoPE kept the length of what it turns (Rope::magnitude 1); where the frequencies of RoPE
+// are known, the f64 tensor [1][rope dims / 2]
 //
 //   layers.N.frequencies      radians a position
 //
@@ -45,17 +45,17 @@ struct LayerProfile {
   std::vector<float> balance;
   std::vector<float> dense;  // [num_kv_heads][head_dim][head_dim], or empty
 
-  // E (k - its centre)^2, [num_kv_heads][head_dim], where `turns` is how fast RoPE turns: key_variance
-  // with the page's mean, key_moment without a centre, and for a pair of the stepped centre
-  // E |k|^2 - |D mean|^2, D its share of the step (math/stepped_centre.h). Pairs of an unknown
-  // frequency count as if they had no centre.
+  // E (k - its centre)^2, [num_kv_heads][head_dim], where `turns` is how fast RoPE turns:
+  // key_variance with the page's mean, key_moment without a centre, and for a pair of the stepped
+  // centre E |k|^2 - |D mean|^2, D its share of the step (math/stepped_centre.h). Pairs of an
+  // unknown frequency count as if they had no centre.
   std::vector<float> Variance(const Normalisation& normalisation, const Rope& turns) const;
-  // By how many dB the logit error of a kv_head's quantised keys falls, for the same codec, with the
-  // frequencies seen when keys were observed.
+  // By how many dB the logit error of a kv_head's quantised keys falls, for the same codec, with
+  // the frequencies seen when keys were observed.
   double GainDb(int kv_head, const Normalisation& normalisation) const;
   // For CellStore::Config, on a host that turns keys by `turns`: the balance scale is that over the
-  // variance about this centre. Throws Error(kParameter) if the stepped centre needs frequencies that
-  // `turns` does not say.
+  // variance about this centre. Throws Error(kParameter) if the stepped centre needs frequencies
+  // that `turns` does not say.
   KeyProfile KeysFor(const Normalisation& normalisation, const Rope& turns) const;
 
   bool operator==(const LayerProfile&) const = default;
@@ -98,8 +98,8 @@ std::vector<float> DenseMap(const std::vector<double>& query_moments,
 // Of each of the maps one after another. Throws Error(kParameter) if the last one is cut short.
 std::vector<float> InverseMaps(const std::vector<float>& maps, int head_dim);
 
-// Collects the moments of one layer from queries and keys as attention sees them, after RoPE. Without
-// the frequencies of RoPE the mean of the channels it turns stays 0.
+// Collects the moments of one layer from queries and keys as attention sees them, after RoPE.
+// Without the frequencies of RoPE the mean of the channels it turns stays 0.
 class KeyObserver {
  public:
   // `dense`: whole second moments as well, for dense maps; head_dim times the work.

@@ -86,10 +86,13 @@ void ExpectNear(const Outcome& fast, const Outcome& reference) {
 }
 
 TEST(SequenceAttention, AgreesWithTheSpecificationAfterForksAndCuts) {
-  const char* const schemes[][2] = {{"turbo4:center", "turbo4"}, {"turbo3:balanced", "turbo2"},
+  const char* const schemes[][2] = {{"turbo4:center", "turbo4"},
+                                    {"turbo3:balanced", "turbo2"},
                                     {"q8_0:center=step", "turbo3"},
-                                    {"turbo2", "q8_0"},          {"q4_0", "turbo3:center"},
-                                    {"f16", "zscore4"},          {"kivi2", "f16"}};
+                                    {"turbo2", "q8_0"},
+                                    {"q4_0", "turbo3:center"},
+                                    {"f16", "zscore4"},
+                                    {"kivi2", "f16"}};
   unsigned seed = 0;
   for (const auto& pair : schemes) {
     for (int round = 0; round < 4; ++round) {

@@ -145,6 +145,7 @@ struct SequenceFile {
         Put(profile->dense, &profiles);
         Put(profile->dense_inverse, &profiles);
         Put(profile->rope.frequencies, &profiles);
+        Put(std::vector<double>{profile->rope.magnitude}, &profiles);
       }
       return at->second;
     }
@@ -298,6 +299,7 @@ struct SequenceFile {
       profile->rope.pairing = static_cast<Rope::Pairing>(pairing);
       json.at("dims").get_to(profile->rope.dims);
       reader.Take(json.at("frequencies").get<size_t>(), &profile->rope.frequencies);
+      reader.Take(&profile->rope.magnitude, sizeof profile->rope.magnitude);
       profiles.push_back(std::move(profile));
     }
     std::vector<SequenceCache> empty;  // one a configuration: they share its formats

@@ -50,9 +50,9 @@ std::vector<std::string> AllSchemes() {
   std::vector<std::string> all;
   for (const CodecInfo& codec : Codecs()) {
     for (const std::string& options : OptionsOf(codec)) {
-      for (const char* center : {"", ":center", ":balance", ":balance:center", ":balanced",
-                                 ":balanced:step=16", ":balanced:step=128", ":center=step",
-                                 ":center=step:step=32", ":dense"}) {
+      for (const char* center :
+           {"", ":center", ":balance", ":balance:center", ":balanced", ":balanced:step=16",
+            ":balanced:step=128", ":center=step", ":center=step:step=32", ":dense"}) {
         for (const char* scale : {"", ":scale=mse", ":scale=norm"}) {
           for (const char* rotate : {"", ":rotate=none"}) {
             if (*center != 0 && !codec.normalises) continue;
@@ -239,9 +239,8 @@ TEST(Scheme, NamesTheOffendingWordAndTheWordsAllowed) {
   EXPECT_NE(plain.find("f16 takes no modifier"), std::string::npos) << plain;
   const std::string block = MessageOf("q8_0:scale=mse");
   EXPECT_NE(
-      block.find(
-          "q8_0 takes center, center=step, balance, balanced, dense, step=16|32|64|128, "
-          "sharpen=50..200, rotate=none"),
+      block.find("q8_0 takes center, center=step, balance, balanced, dense, step=16|32|64|128, "
+                 "sharpen=50..200, rotate=none"),
       std::string::npos)
       << block;
   EXPECT_NE(MessageOf("turbo9").find("turbo8"), std::string::npos);

@@ -30,7 +30,7 @@ std::string Concat(std::initializer_list<std::string_view> parts) {
 
 constexpr std::string_view kCenterWord = "center";
 constexpr std::string_view kBalanceWord = "balance";
-constexpr std::string_view kPageWord = "center=page";   // the same as center
+constexpr std::string_view kPageWord = "center=page";  // the same as center
 constexpr std::string_view kStepWord = "center=step";
 constexpr std::string_view kBalancedWord = "balanced";  // balance and center=step
 constexpr std::string_view kDenseWord = "dense";        // with center

@@ -207,7 +207,8 @@ void SteppedCentre::Weigh(const float* queries, int num_queries, float* weights)
       weights[2 * i + 1] = y * m - x * n;
     }
     float still = 0.0f;
-    for (int i = rope.dims; i < head_dim_; ++i) still += queries[i] * means_[static_cast<size_t>(i)];
+    for (int i = rope.dims; i < head_dim_; ++i)
+      still += queries[i] * means_[static_cast<size_t>(i)];
     weights[rope.dims] = still;
     std::fill(weights + rope.dims + 1, weights + num_terms, 0.0f);
   }

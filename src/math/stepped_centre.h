@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stage 1/7 normalise. The stepped centre of one kv_head. Positions are cut into aligned steps of n;
-// the centre of step j is the mean of RoPE_t(mean) over t in [jn, jn + n). By linearity that is, for
-// a pair of frequency w,
+// Stage 1/7 normalise. The stepped centre of one kv_head. Positions are cut into aligned steps of
+// n; the centre of step j is the mean of RoPE_t(mean) over t in [jn, jn + n). By linearity that is,
+// for a pair of frequency w,
 //
-//   the pair's mean turned by w (jn + (n - 1) / 2) and multiplied by D(w) = sin(n w / 2) / (n sin(w / 2))
+//   the pair's mean turned by w (jn + (n - 1) / 2) and multiplied by D(w) = sin(n w / 2) / (n sin(w
+//   / 2))
 //
-// so fast pairs vanish by themselves, and channels that do not turn keep their mean. For a pair with
-// mean (m, n), query (x, y) and phase p in the middle of the step,
+// so fast pairs vanish by themselves, and channels that do not turn keep their mean. For a pair
+// with mean (m, n), query (x, y) and phase p in the middle of the step,
 //
 //   <q, m_j> = D (x m + y n) cos p + D (y m - x n) sin p
 //
-// the product of a query's weights, found once, with a row of cosines and sines that is the same for
-// every head and layer: one number for each query and step.
+// the product of a query's weights, found once, with a row of cosines and sines that is the same
+// for every head and layer: one number for each query and step.
 #pragma once
 
 #include <algorithm>
@@ -32,8 +33,8 @@ namespace polarquant {
 double StepShare(double frequency, int step);
 
 // For each step: cosine and sine of every pair in its middle, then 1 for the channels that do not
-// turn, then zeros up to a multiple of 16, as kernels like it. Grows on demand, in chunks that never
-// move. Thread-safe.
+// turn, then zeros up to a multiple of 16, as kernels like it. Grows on demand, in chunks that
+// never move. Thread-safe.
 class StepTable {
  public:
   // Rows of steps in one aligned chunk of so many lie side by side.
@@ -93,8 +94,9 @@ class SteppedCentre {
 
   // The centre of a step: [head_dim].
   void At(int64_t step_index, float* centre) const;
-  // rows[i] += sign * the centre of position + i, for `count` rows of head_dim floats. What is added
-  // depends on the position alone, to the last bit: what one call subtracts another adds back.
+  // rows[i] += sign * the centre of position + i, for `count` rows of head_dim floats. What is
+  // added depends on the position alone, to the last bit: what one call subtracts another adds
+  // back.
   void AddTo(int32_t position, int count, float sign, float* rows) const;
   // weights [num_queries][num_terms] of `queries` [num_queries][head_dim]: the centre's share of a
   // logit, <q, m_j>, is <weights, table().Row(j)>.
@@ -105,8 +107,8 @@ class SteppedCentre {
  private:
   std::shared_ptr<StepTable> table_;
   int head_dim_;
-  // [dims / 2][2], pair by pair, multiplied by D and RoPE's magnitude; then the channels that do not
-  // turn.
+  // [dims / 2][2], pair by pair, multiplied by D and RoPE's magnitude; then the channels that do
+  // not turn.
   std::vector<float> means_;
 };
 

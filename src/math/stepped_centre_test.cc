@@ -152,8 +152,8 @@ TEST(SteppedCentre, RefusesPositionsBeforeTheFirst) {
   }
   EXPECT_THROW(centre.AddTo(kLast, 2, 1.0f, row.data()), Error);
   // Where nothing turns positions say nothing.
-  EXPECT_NO_THROW(SteppedCentre(StepTable::Share(still.rope, 64), still.mean)
-                      .AddTo(-7, 1, 1.0f, row.data()));
+  EXPECT_NO_THROW(
+      SteppedCentre(StepTable::Share(still.rope, 64), still.mean).AddTo(-7, 1, 1.0f, row.data()));
   EXPECT_EQ(row, still.mean);
 }
 

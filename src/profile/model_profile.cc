@@ -15,7 +15,7 @@ namespace {
 
 using Complex = std::complex<double>;
 
-constexpr double kWidest = 64.0;        // of a scale against the head's median
+constexpr double kWidest = 64.0;         // of a scale against the head's median
 constexpr double kLeastVariance = 1e-6;  // of the moment: what a centre leaves at least
 
 double Square(double x) { return x * x; }
@@ -139,11 +139,11 @@ double LayerProfile::GainDb(int kv_head, const Normalisation& normalisation) con
 
 KeyProfile LayerProfile::KeysFor(const Normalisation& normalisation, const Rope& turns) const {
   if (normalisation.step != 0 && turns.frequencies.size() != static_cast<size_t>(turns.dims) / 2) {
-    throw Error(ErrorCode::kParameter,
-                "layer " + std::to_string(layer) + ": center=step needs the frequencies of RoPE, " +
-                    std::to_string(turns.dims / 2) + " of them, and " +
-                    std::to_string(turns.frequencies.size()) +
-                    " are known; use balance:center in its place");
+    throw Error(ErrorCode::kParameter, "layer " + std::to_string(layer) +
+                                           ": center=step needs the frequencies of RoPE, " +
+                                           std::to_string(turns.dims / 2) + " of them, and " +
+                                           std::to_string(turns.frequencies.size()) +
+                                           " are known; use balance:center in its place");
   }
   KeyProfile keys{balance, mean, turns, dense,
                   normalisation.dense ? InverseMaps(dense, head_dim) : std::vector<float>()};

@@ -108,13 +108,13 @@ def test_padding_is_not_kept_where_the_mask_is_seen():
     """Sinks and pages are then those of the row alone: the same numbers as without padding."""
     model = use(llama(), "polarquant")
     ids = prompt(600)
-    alone = logits(model, ids, packed(model, "turbo4:balanced/turbo4"), [400, 1, 150, 1])
+    alone = logits(model, ids, packed(model, "turbo4:balance:center/turbo4"), [400, 1, 150, 1])
     padded = torch.cat([torch.zeros(1, 100, dtype=torch.long), ids], dim=1)
     both = torch.cat([padded, prompt(700, seed=5)])
     mask = torch.ones_like(both)
     mask[0, :100] = 0
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    cache, parts, first = packed(model, "turbo4:balanced/turbo4"), [], 0
+    cache, parts, first = packed(model, "turbo4:balance:center/turbo4"), [], 0
     with torch.no_grad():
         for size in (64, 436, 1, 150, 1):  # the first piece is padding alone
             part = slice(first, first + size)
@@ -153,9 +153,9 @@ def test_a_rolled_back_history_is_the_history(way, scheme):
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("scheme", ["turbo4", "f16", "turbo4:balanced/turbo4"])
+@pytest.mark.parametrize("scheme", ["turbo4", "f16", "turbo4:balance:center/turbo4"])
 def test_a_deep_copy_of_a_prefix_is_reused(way, scheme):
-    if "balanced" in scheme and way == "sdpa":
+    if "balance" in scheme and way == "sdpa":
         pytest.skip("needs queries")
     model, ids = use(llama(), way), prompt(500)
     prefix = packed(model, scheme)
@@ -187,7 +187,7 @@ def test_auto_profile_takes_the_first_page_however_it_arrives():
     model, ids = use(llama(), "polarquant"), prompt(600)
     balances = []
     for sizes in ([600], [100, 20, 8, 472], [1] * 5 + [200, 395]):
-        cache = packed(model, "turbo4:balanced/turbo4")
+        cache = packed(model, "turbo4:balance:center/turbo4")
         logits(model, ids, cache, sizes)
         balances.append([layer.balance for layer in cache.layers])
     for other in balances[1:]:
@@ -202,7 +202,7 @@ def test_a_saved_balanced_cache_goes_on_as_if_nothing_had_happened(tmp_path):
     from polarquant.hf import PolarQuantCache
 
     model, ids = use(llama(), "polarquant"), prompt(700)
-    cache = packed(model, "turbo4:balanced/turbo4")
+    cache = packed(model, "turbo4:balance:center/turbo4")
     logits(model, ids, cache, [500])
     cache.save(tmp_path / "cache")
     loaded = PolarQuantCache.load(tmp_path / "cache", model.config)
