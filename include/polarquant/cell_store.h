@@ -72,8 +72,8 @@ class CellStore final : public PagedRows {
   // scheme with center=step needs them. Null: rows are numbered as they are written.
   void Write(std::span<const int64_t> cells, const float* rows, int64_t row_stride, int num_threads,
              const int32_t* positions = nullptr);
-  // Retires what is window_tokens positions or more behind the newest row that is exact. For a store
-  // of one sequence; call after attention has read the batch.
+  // Retires what is window_tokens positions or more behind the newest row that is exact. For a
+  // store of one sequence; call after attention has read the batch.
   void Settle(int num_threads);
   // The cells whose exact copies may go, by a mask (AttentionCall::mask over cells [0, num_cells)):
   // those that a query sees window_tokens positions or more behind the newest row it sees. Cells
