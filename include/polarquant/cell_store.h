@@ -73,8 +73,8 @@ class CellStore final : public PagedRows {
   // scheme with center=step needs them. Null: rows are numbered as they are written.
   void Write(std::span<const int64_t> cells, const float* rows, int64_t row_stride, int num_threads,
              const int32_t* positions = nullptr);
-  // Retires what is window_tokens positions or more behind the newest row. For a store of one
-  // sequence; call after attention has read the batch.
+  // Retires what is window_tokens positions or more behind the newest row that is exact. For a
+  // store of one sequence; call after attention has read the batch.
   void Settle(int num_threads);
   // The cells whose exact copies may go, by a mask (AttentionCall::mask over cells [0, num_cells)):
   // those that a query sees window_tokens positions or more behind the newest row it sees. Cells
@@ -91,7 +91,8 @@ class CellStore final : public PagedRows {
   // K-shift and the like: rows of `cells` are decoded, changed by `change(cell, row)` (row is
   // num_kv_heads * head_dim f32) and stored back as they were: exact rows exact, coded rows coded.
   // `change` may run on any thread. `shifts` [cells.size()] is what is added to the positions of
-  // the rows; null: nothing.
+  // the rows; null: nothing. Throws Error(kParameter), before anything changes, if a position would
+  // leave its range.
   void Transform(std::span<const int64_t> cells,
                  const std::function<void(int64_t cell, float* row)>& change, int num_threads,
                  const int32_t* shifts = nullptr);
@@ -101,7 +102,8 @@ class CellStore final : public PagedRows {
   // Forgets the rows of [first, first + count).
   void ClearCells(int64_t first, int64_t count);
   // Copies rows bit-exactly from a store of equal config (their cells map one to one). Schemes with
-  // statistics of a page are copied by whole pages only.
+  // statistics of a page are copied by whole pages only; Error(kUnsupported) else, before anything
+  // changes.
   void CopyFrom(const CellStore& other, int64_t first, int64_t count);
 
   // Saved rows take saved_row_bytes() = num_kv_heads * head_dim * 2 bytes each: exact rows as they

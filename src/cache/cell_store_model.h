@@ -144,8 +144,7 @@ class StoreModel {
       Leave(sees, num_cells, &leaving);
     }
     std::ranges::sort(leaving);
-    const auto twice = std::ranges::unique(leaving);
-    leaving.erase(twice.begin(), twice.end());
+    leaving.erase(std::unique(leaving.begin(), leaving.end()), leaving.end());
     return leaving;
   }
   void Retire(const std::vector<int64_t>& cells) {
@@ -184,6 +183,7 @@ class StoreModel {
       } else {
         cell.row = ToHalves(row.data());
         if (!exact_only_) Spell(cell.position, &cell.row);
+        if (pinned(cell)) cell.retired = false;
         CodeExact(cells[i]);
       }
     }

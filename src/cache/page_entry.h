@@ -54,7 +54,7 @@ struct PageEntry {
   PageBits written;
   PageBits exact;       // within written: rows with an exact copy, which wins over codes
   PageBits pinned;      // within exact: sinks, by their position
-  PageBits retired;     // within exact: have left the window, and wait for their page to close
+  PageBits retired;     // within loose: have left the window, and wait for their page to close
   uint64_t newest = 0;  // the store's clock after the newest write
   RowPositions positions;
 

@@ -235,7 +235,10 @@ void PageStore::ForEachHead(
 
 void PageStore::NotePosition(PageEntry& page, int slot, int32_t position) {
   page.pinned.Reset(slot);
-  if (position < sink_tokens_ && page.exact.Test(slot)) page.pinned.Set(slot);
+  if (position < sink_tokens_ && page.exact.Test(slot)) {
+    page.pinned.Set(slot);
+    page.retired.Reset(slot);  // it leaves the window anew should it be shifted out
+  }
   if (!needs_positions_) return;
   PageBits others = page.written;
   others.Reset(slot);
