@@ -60,8 +60,12 @@ void Measure(const std::string& scheme, int head_dim, Role role) {
   for (float& value : rows) value = normal(random);
   const Bytes pages = Allocate(format.page_bytes() * kPages);
   std::vector<std::byte> records(row_count * record * kPages);
-  const auto page = [&](int p) { return pages.get() + static_cast<size_t>(p) * format.page_bytes(); };
-  const auto page_rows = [&](int p) { return rows.data() + static_cast<size_t>(p) * row_count * dim; };
+  const auto page = [&](int p) {
+    return pages.get() + static_cast<size_t>(p) * format.page_bytes();
+  };
+  const auto page_rows = [&](int p) {
+    return rows.data() + static_cast<size_t>(p) * row_count * dim;
+  };
   const auto page_records = [&](int p) {
     return records.data() + static_cast<size_t>(p) * row_count * record;
   };
@@ -70,8 +74,8 @@ void Measure(const std::string& scheme, int head_dim, Role role) {
       for (int r = 0; r < tokens; ++r) visit(p, r);
     });
   };
-  const double pages_encoded = RowNanoseconds(
-      tokens, [&](int p) { format.EncodePage(page_rows(p), tokens, page(p)); });
+  const double pages_encoded =
+      RowNanoseconds(tokens, [&](int p) { format.EncodePage(page_rows(p), tokens, page(p)); });
   const double rows_encoded = each_row([&](int p, int r) {
     format.EncodeRow(page(p), r, page_rows(p) + static_cast<size_t>(r) * dim);
   });
@@ -84,16 +88,13 @@ void Measure(const std::string& scheme, int head_dim, Role role) {
   std::printf("%-16s %5d %-6s %9.1f %9.1f %9.1f %9.1f", scheme.c_str(), head_dim,
               role == Role::kKey ? "keys" : "values", rows_encoded, pages_encoded, record_read,
               record_written);
-#if 0
-  std::printf(" %9.1f %9.1f",
-              RowNanoseconds(tokens,
-                             [&](int p) {
-                               format.ReadRecords(page(p), 0, tokens, page_records(p), record);
-                             }),
-              RowNanoseconds(tokens, [&](int p) {
-                format.WriteRecords(page(p), 0, tokens, page_records(p), record);
-              }));
-#endif
+  std::printf(
+      " %9.1f %9.1f",
+      RowNanoseconds(
+          tokens, [&](int p) { format.ReadRecords(page(p), 0, tokens, page_records(p), record); }),
+      RowNanoseconds(tokens, [&](int p) {
+        format.WriteRecords(page(p), 0, tokens, page_records(p), record);
+      }));
   std::printf("\n");
 }
 

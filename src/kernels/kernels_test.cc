@@ -456,11 +456,11 @@ TEST(Encoding, EveryTargetWritesTheBytesOfTheScalarOne) {
             Page expected{std::vector<std::byte>(bytes), std::vector<uint16_t>(num_scales)};
             Page page{std::vector<std::byte>(bytes, std::byte{0xa5}),
                       std::vector<uint16_t>(num_scales)};
-            ScalarKernels().encode_tiles(codec, rows.data(), tokens, head_dim, rule,
-                                         lanes_are_tokens, expected.codes.data(),
-                                         expected.scales.data());
-            kernels->encode_tiles(codec, rows.data(), tokens, head_dim, rule, lanes_are_tokens,
-                                  page.codes.data(), page.scales.data());
+            ScalarKernels().encode_rows(codec, rows.data(), 0, tokens, tokens, head_dim, rule,
+                                        lanes_are_tokens, expected.codes.data(),
+                                        expected.scales.data());
+            kernels->encode_rows(codec, rows.data(), 0, tokens, tokens, head_dim, rule,
+                                 lanes_are_tokens, page.codes.data(), page.scales.data());
             ASSERT_EQ(page.scales, expected.scales)
                 << kernels->target << " " << bits << " " << head_dim;
             ASSERT_EQ(page.codes, expected.codes)
