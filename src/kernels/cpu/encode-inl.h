@@ -80,8 +80,7 @@ inline void Assign(const Simd::Levels& levels, const float* x, int size, const f
 
 template <int kBits>
 inline TurboFit AssignStep(const Simd::Levels& levels, const float* x, int size, float step,
-                           uint8_t* codes) {
-  const float inverse = 1.0f / step;
+                           float inverse, uint8_t* codes) {
   Sums sums;
   Assign<kBits, 1>(levels, x, size, &inverse, codes, &sums);
   return {step, Simd::SumSixteen(sums.dot), Simd::SumSixteen(sums.energy)};
@@ -90,7 +89,7 @@ inline TurboFit AssignStep(const Simd::Levels& levels, const float* x, int size,
 template <int kBits>
 inline TurboFit Search(const Simd::Levels& levels, const float* x, int size, float step,
                        uint8_t* codes) {
-  float steps[8], inverses[8], dots[8], energies[8], explained[8];
+  float steps[8], inverses[8], dots[8], energies[8], explained[8], refined[8], refined_inverses[8];
   for (int s = 0; s < 8; ++s) steps[s] = step * kSearch[s < kSteps ? s : 0];
   for (int s = 0; s < 8; ++s) inverses[s] = 1.0f / steps[s];
   Sums sums[8];
@@ -102,10 +101,14 @@ inline TurboFit Search(const Simd::Levels& levels, const float* x, int size, flo
   Simd::SumEight([&](int s) { return sums[s].dot; }, dots);
   Simd::SumEight([&](int s) { return sums[s].energy; }, energies);
   for (int s = 0; s < 8; ++s) explained[s] = dots[s] * dots[s] / energies[s];
+  // Of all, while the best is looked for.
+  for (int s = 0; s < 8; ++s) refined[s] = dots[s] / energies[s];
+  for (int s = 0; s < 8; ++s) refined_inverses[s] = 1.0f / refined[s];
   const int best = Simd::FirstLargest(explained);
-  const TurboFit refined = AssignStep<kBits>(levels, x, size, dots[best] / energies[best], codes);
-  if (refined.explained() > explained[best]) return refined;
-  return AssignStep<kBits>(levels, x, size, steps[best], codes);
+  const TurboFit fit =
+      AssignStep<kBits>(levels, x, size, refined[best], refined_inverses[best], codes);
+  if (fit.explained() > explained[best]) return fit;
+  return AssignStep<kBits>(levels, x, size, steps[best], inverses[best], codes);
 }
 
 // The same as EncodeTurboBlock.

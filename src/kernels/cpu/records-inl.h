@@ -72,11 +72,15 @@ inline void GetRow(const uint8_t* tile, int head_dim, bool lanes_are_tokens, int
     }
     return;
   }
+  constexpr uint32_t kCode = (1u << kBits) - 1u;
   const int shift = in_tile % 4 * 8;
   VisitChannels<kBits>(head_dim, in_tile, [&](const CodePlace& place, int block) {
+    uint32_t words[16];
     for (int lane = 0; lane < 16; ++lane) {
-      codes[16 * block + lane] =
-          static_cast<uint8_t>(GetWord<kBits>(tile + place.byte + 4 * lane, place) >> shift);
+      words[lane] = GetWord<kBits>(tile + place.byte + 4 * lane, place) >> shift & kCode;
+    }
+    for (int lane = 0; lane < 16; ++lane) {
+      codes[16 * block + lane] = static_cast<uint8_t>(words[lane]);
     }
   });
 }

@@ -109,21 +109,30 @@ struct Simd {
 
   // ---- quantising: 2 to 4 bits, magnitudes only
   using I = __m256i;
-  static constexpr int kStepsAtOnce = 2;  // of the search of an encoder
+  static constexpr int kStepsAtOnce = 3;  // of the search of an encoder
   struct Levels {
-    F first, second[2];  // thresholds: the middle one; those of the two halves
+    F first, second[2];  // thresholds: the middle one; that of the lower half, and what makes it
+                         // that of the upper one
     F third, centroids;  // all, by the number passed
   };
   template <int kBits>
   static Levels MakeLevels(const float* centroids, const float* thresholds) {
     constexpr int kHalf = 1 << (kBits - 1);
-    float third[8] = {}, all[8] = {};
-    for (int i = 0; i < 8; ++i) all[i] = centroids[i % kHalf];
-    for (int i = 0; i < kHalf - 1; ++i) third[i] = thresholds[i];
-    return {Set(third[kHalf / 2 - 1]),
-            {Set(third[kHalf / 4 - (kBits > 2 ? 1 : 0)]), Set(third[kHalf / 2 + kHalf / 4 - 1])},
-            Load(third),
-            Load(all)};
+    const F first = Set(thresholds[kHalf / 2 - 1]);
+    if constexpr (kBits == 2) {
+      const __m128d both = _mm_load_sd(reinterpret_cast<const double*>(centroids));
+      return {first, {first, first}, first, _mm256_castpd_ps(_mm256_broadcastsd_pd(both))};
+    } else {
+      const F lower = Set(thresholds[kHalf / 4 - 1]);
+      const F change = _mm256_xor_ps(lower, Set(thresholds[kHalf / 2 + kHalf / 4 - 1]));
+      if constexpr (kBits == 3) {
+        const F all = _mm256_broadcast_ps(reinterpret_cast<const __m128*>(centroids));
+        return {first, {lower, change}, first, all};
+      } else {
+        const I seven = _mm256_setr_epi32(-1, -1, -1, -1, -1, -1, -1, 0);
+        return {first, {lower, change}, _mm256_maskload_ps(thresholds, seven), Load(centroids)};
+      }
+    }
   }
   // The centroid of a magnitude, and the number of thresholds that it reaches.
   template <int kBits>
@@ -133,13 +142,13 @@ struct Simd {
       *passed = _mm256_srli_epi32(_mm256_castps_si256(first), 31);
       return _mm256_permutevar_ps(levels.centroids, *passed);
     } else if constexpr (kBits == 3) {
-      const F middle = _mm256_blendv_ps(levels.second[0], levels.second[1], first);
+      const F middle = Middle(levels, first);
       const I second = _mm256_castps_si256(_mm256_cmp_ps(x, middle, _CMP_GE_OQ));
       const I high = _mm256_and_si256(_mm256_castps_si256(first), _mm256_set1_epi32(2));
       *passed = _mm256_sub_epi32(high, second);
       return _mm256_permutevar_ps(levels.centroids, *passed);
     } else {
-      const F middle = _mm256_blendv_ps(levels.second[0], levels.second[1], first);
+      const F middle = Middle(levels, first);
       const F second = _mm256_cmp_ps(x, middle, _CMP_GE_OQ);
       const I high =
           _mm256_or_si256(_mm256_and_si256(_mm256_castps_si256(first), _mm256_set1_epi32(4)),
@@ -148,6 +157,10 @@ struct Simd {
       *passed = _mm256_sub_epi32(high, _mm256_castps_si256(_mm256_cmp_ps(x, last, _CMP_GE_OQ)));
       return _mm256_permutevar8x32_ps(levels.centroids, *passed);
     }
+  }
+  // Where `first` is set the threshold of the upper half; cheaper than a blend by a mask.
+  static F Middle(const Levels& levels, F first) {
+    return _mm256_xor_ps(levels.second[0], _mm256_and_ps(first, levels.second[1]));
   }
   // Bytes: half + passed where x >= 0, else half - 1 - passed.
   static void StoreSigned(uint8_t* p, F x, I passed, int half) {

@@ -138,13 +138,12 @@ struct Simd {
   template <int kBits>
   static Levels MakeLevels(const float* centroids, const float* thresholds) {
     constexpr int kHalf = 1 << (kBits - 1);
-    float third[16] = {}, all[16] = {};
-    for (int i = 0; i < kHalf; ++i) all[i] = centroids[i];
-    for (int i = 0; i < kHalf - 1; ++i) third[i] = thresholds[i];
-    return {Set(third[kHalf / 2 - 1]),
-            {Set(third[kHalf / 4 - (kBits > 2 ? 1 : 0)]), Set(third[kHalf / 2 + kHalf / 4 - 1])},
-            Load(third),
-            Load(all)};
+    constexpr __mmask16 kAll = (1 << kHalf) - 1;
+    return {Set(thresholds[kHalf / 2 - 1]),
+            {Set(thresholds[kBits > 2 ? kHalf / 4 - 1 : 0]),
+             Set(thresholds[kBits > 2 ? kHalf / 2 + kHalf / 4 - 1 : 0])},
+            _mm512_maskz_loadu_ps(kAll >> 1, thresholds),
+            _mm512_maskz_loadu_ps(kAll, centroids)};
   }
   // The centroid of a magnitude, and the number of thresholds that it reaches.
   template <int kBits>
