@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Stage 4 and 5, pack and page. A page is `page_tokens` rows of one kv_head and role, encoded
 // together: codes, scales, and a header with the page's statistics (empty for most schemes).
-// FORMAT.md gives every byte. Nothing here owns memory; all functions are thread-safe.
+// FORMAT.md gives every byte. Nothing here owns memory; all functions are thread-safe, and throw
+// Error(kParameter) for rows that a page does not have.
 #pragma once
 
 #include <cstddef>
@@ -59,22 +60,26 @@ class PageFormat {
   // Decodes rows 0..count-1 into `rows` [count][head_dim], un-rotated, mean added.
   void DecodePage(const std::byte* page, int count, float* rows) const;
 
-  // One row with the statistics the page already has (patching), and back.
+  // Rows first, first + 1, ... of a page from `rows` [count][head_dim], with the statistics the
+  // page already has; all other rows stay as they are. A page of zeros is one of rows not written
+  // yet, for a scheme without headers: they decode as zeros.
+  void EncodeRows(std::byte* page, int first, int count, const float* rows) const;
+  // One row, and back.
   void EncodeRow(std::byte* page, int index, const float* row) const;
   void DecodeRow(const std::byte* page, int index, float* row) const;
   // For pages of several groups: the statistics of row `index`'s group anew, from `rows`
   // [count][head_dim]. What is encoded in the group already loses its meaning.
   void LearnGroup(std::byte* page, int index, const float* rows, int count) const;
 
-  void EncodeRows(std::byte* page, int first, int count, const float* rows) const;
-  void ReadRecords(const std::byte* page, int first, int count, std::byte* records,
-                   size_t stride) const;
-  void WriteRecords(std::byte* page, int first, int count, const std::byte* records,
-                    size_t stride) const;
   // The row's record in row order (record_bytes() bytes: scales, then codes packed least
   // significant bit first), wherever the page keeps its parts. Bit-exact both ways.
   void ReadRecord(const std::byte* page, int index, std::byte* record) const;
   void WriteRecord(std::byte* page, int index, const std::byte* record) const;
+  // The same for rows first, first + 1, ..., whose records lie `stride` bytes apart.
+  void ReadRecords(const std::byte* page, int first, int count, std::byte* records,
+                   size_t stride) const;
+  void WriteRecords(std::byte* page, int first, int count, const std::byte* records,
+                    size_t stride) const;
   // The header of row `index` (header_bytes() bytes), which its neighbours share.
   std::span<const std::byte> Header(const std::byte* page, int index = 0) const;
   std::span<std::byte> Header(std::byte* page, int index = 0) const;

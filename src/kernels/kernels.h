@@ -70,13 +70,27 @@ struct Kernels {
   void (*rotate)(float* rows, int64_t row_stride, int count, int head_dim);
   void (*unrotate)(float* rows, int64_t row_stride, int count, int head_dim);
 
-  // Stages 3 and 4 for tile codecs: `rows` [tokens][head_dim] f32, already normalised and rotated,
-  // to the page's codes and scales (scale_blocks arrays of `tokens` f16). The same bytes as the
-  // codec's own encode on every target. tokens is a multiple of 64. Null: no fast encoder.
-  void (*encode_tiles)(const Codec& codec, const float* rows, int tokens, int head_dim,
-                       ScaleRule rule, bool lanes_are_tokens, std::byte* codes, uint16_t* scales);
+  // Stage 1 of `rows` [count][head_dim]: sanitised, minus `mean`, times `balance` ([head_dim],
+  // either may be null). The same bits on every target. `prepared` may be `rows`.
+  void (*prepare_rows)(const float* rows, int count, int head_dim, const float* mean,
+                       const float* balance, float* prepared);
 
-  // And back: the first `count` of the page's `tokens` tokens, [count][head_dim] f32, still
+  // Stages 3 and 4 for tile codecs: `rows` [count][head_dim] f32, already normalised and rotated,
+  // to tokens first, first + 1, ... of a page of `tokens` (a multiple of 64): its codes, and its
+  // scales (scale_blocks arrays of `tokens` f16). All other tokens stay as they are. The same bytes
+  // as the codec's own encode on every target.
+  void (*encode_rows)(const Codec& codec, const float* rows, int first, int count, int tokens,
+                      int head_dim, ScaleRule rule, bool lanes_are_tokens, std::byte* codes,
+                      uint16_t* scales);
+  // The records of these tokens (scales, then packed codes), `stride` bytes apart, and back.
+  void (*read_records)(const Codec& codec, const std::byte* codes, const uint16_t* scales,
+                       int tokens, int head_dim, bool lanes_are_tokens, int first, int count,
+                       std::byte* records, size_t stride);
+  void (*write_records)(const Codec& codec, const std::byte* records, size_t stride, int first,
+                        int count, int tokens, int head_dim, bool lanes_are_tokens,
+                        std::byte* codes, uint16_t* scales);
+
+  // The first `count` of the page's `tokens` tokens, [count][head_dim] f32, still
   // rotated. The same bits as the codec's own decode on every target.
   void (*decode_tiles)(const Codec& codec, const std::byte* codes, const uint16_t* scales,
                        int tokens, int head_dim, bool lanes_are_tokens, int count, float* rows);
