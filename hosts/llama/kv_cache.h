@@ -121,6 +121,7 @@ class KvCache {
   void AfterRead(KvTensor& keys, KvTensor& values, int64_t stream,
                  const SequenceCall& call);
   void RetireAll(int num_threads);
+  void Retire(KvTensor& tensor, int num_threads);
   int num_threads() const { return num_threads_; }  // of the last write
 
   void Clear(KvTensor& tensor);
@@ -146,7 +147,6 @@ class KvCache {
   void Resolve();
   std::shared_ptr<const KeyProfile> ProfileOf(const KvTensor& tensor,
                                               const CellStore::Config& config);
-  void Retire(KvTensor& tensor, int num_threads);
   void Learn(KvTensor& tensor, int num_threads);  // if enough was seen
   void Announce() const;
 

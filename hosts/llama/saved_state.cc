@@ -81,6 +81,7 @@ void LoadRows(KvTensor& tensor, int64_t stream, int64_t cell, std::span<const st
 }  // namespace
 
 void SaveBytes(KvTensor& tensor, size_t offset, std::span<std::byte> out) {
+  tensor.cache->Retire(tensor, tensor.cache->num_threads());  // what is restored is as what goes on
   ReadRows(tensor, offset, out,
            [&](const CellStore& store, int64_t cell, int64_t count, std::byte* rows) {
              try {
@@ -146,6 +147,7 @@ bool CopyRows(KvTensor& source, size_t source_offset, KvTensor& target, size_t t
   const auto first = static_cast<int64_t>(source_offset % stream_bytes / source.row_bytes);
   const auto count = static_cast<int64_t>(bytes / source.row_bytes);
   const auto target_stream = static_cast<int64_t>(target_offset / stream_bytes);
+  source.cache->Retire(source, source.cache->num_threads());
   const CellStore* from =
       KvCache::FindStore(source, static_cast<int64_t>(source_offset / stream_bytes));
   if (from != nullptr) {
