@@ -10,7 +10,7 @@ import unittest
 import support
 
 PROFILE_SCRIPT = ("p200", "j20", "r20", "p50", "k32", "p20", "save", "p20")
-STEPPED_SCRIPT = ("p200", "j20", "r20", "p50", "k32", "p40")  # such rows cannot be saved
+UNSAVED_SCRIPT = ("p200", "j20", "r20", "p50", "k32", "p40")  # such rows cannot be saved
 RECURRENT_SCRIPT = ("p200", "p70")
 
 
@@ -44,8 +44,8 @@ class RandomModels(unittest.TestCase):
         for name in names:
             if name.startswith("bench"):
                 continue
-            for kv, script in (("turbo4:balance:center/turbo4", PROFILE_SCRIPT),
-                               ("turbo4:balanced/turbo4", STEPPED_SCRIPT)):
+            for kv, script in (("turbo4:balanced/turbo4", PROFILE_SCRIPT),
+                               ("turbo4:balance:center/turbo4", UNSAVED_SCRIPT)):
                 with self.subTest(model=name, kv=kv):
                     script = RECURRENT_SCRIPT if name == "hybrid" else script
                     env = support.owned(kv, window=0, profile=self.profile(name))
@@ -60,9 +60,9 @@ class RandomModels(unittest.TestCase):
                                512, "-o", self.here / "random"], support.stock())
         self.assertIn("random tokens", process.stderr)
 
-    def test_a_missing_profile_is_an_error_that_says_how_to_make_one(self):
+    def test_missing_dense_maps_are_an_error_that_says_how_to_make_one(self):
         process = support.run([support.LOGITS, self.model("dim64_gqa4"), "/dev/null", "p20"],
-                              support.owned("turbo4:balanced/turbo4"), status=None)
+                              support.owned("turbo4:dense/turbo4"), status=None)
         self.assertIn("polarquant tune", process.stderr)
 
     def test_another_model_s_profile_is_refused_by_name(self):
@@ -91,7 +91,7 @@ class SavedState(unittest.TestCase):
             folder = pathlib.Path(folder)
             state, prompt = folder / "state", folder / "prompt.txt"
             prompt.write_text(support.ESSAY.read_text(encoding="utf-8")[:3000], encoding="utf-8")
-            env = support.owned("turbo4:balance:center/turbo4", window=0,
+            env = support.owned("turbo4:balanced/turbo4", window=0,
                                 profile=tune(support.MODEL, folder / "model.safetensors"))
             words = [support.LLAMA / "llama-completion", "-m", support.MODEL, "-f", prompt, "-n",
                      "16", "-no-cnv", "--temp", "0", "--no-display-prompt", "-t", support.THREADS,
