@@ -145,7 +145,8 @@ pq_status pq_cell_store_save_rows(const pq_cell_store* store, int64_t first, int
     const CellStore& of = StoreOf(store);
     CheckThreads(num_threads);
     CheckSaved(of, count, saved_bytes);
-    if (count > 0) of.SaveRows(first, count, &Needed(static_cast<std::byte*>(saved), "saved"), num_threads);
+    if (count > 0)
+      of.SaveRows(first, count, &Needed(static_cast<std::byte*>(saved), "saved"), num_threads);
   });
 }
 
@@ -156,7 +157,8 @@ pq_status pq_cell_store_load_rows(pq_cell_store* store, int64_t first, int64_t c
     CheckThreads(num_threads);
     CheckSaved(of, count, saved_bytes);
     if (count > 0) {
-      of.LoadRows(first, count, &Needed(static_cast<const std::byte*>(saved), "saved"), num_threads);
+      of.LoadRows(first, count, &Needed(static_cast<const std::byte*>(saved), "saved"),
+                  num_threads);
     }
   });
 }

@@ -150,8 +150,8 @@ const std::vector<int32_t>& KvCache::Positions(const ggml_tensor* tensor) {
 }
 
 const std::vector<int32_t>* KvCache::KnownPositions(int64_t count) const {
-  const bool known = positions_of_.second == epoch_ &&
-                     static_cast<int64_t>(positions_.size()) == count;
+  const bool known =
+      positions_of_.second == epoch_ && static_cast<int64_t>(positions_.size()) == count;
   return known ? &positions_ : nullptr;
 }
 
@@ -244,13 +244,13 @@ void KvCache::BeginWrite(KvTensor& tensor, int num_threads) {
 
 void KvCache::AfterRead(KvTensor& keys, KvTensor& values, int64_t stream,
                         const SequenceCall& call) {
-  const CellStore& with_codes = Store(keys, stream).exact_only() ? Store(values, stream)
-                                                                 : Store(keys, stream);
+  const CellStore& with_codes =
+      Store(keys, stream).exact_only() ? Store(values, stream) : Store(keys, stream);
   if (with_codes.exact_only() || call.mask == nullptr) return;
   const auto [entry, fresh] = leaving_.try_emplace({call.mask, call.num_cells});
   if (fresh) {
-    entry->second = std::make_shared<const std::vector<int64_t>>(with_codes.LeavingWindow(
-        call.mask, call.mask_stride, call.num_queries, call.num_cells));
+    entry->second = std::make_shared<const std::vector<int64_t>>(
+        with_codes.LeavingWindow(call.mask, call.mask_stride, call.num_queries, call.num_cells));
   }
   for (KvTensor* tensor : {&keys, &values}) {
     tensor->leaving[static_cast<size_t>(stream)] = entry->second;

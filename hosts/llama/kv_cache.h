@@ -93,8 +93,8 @@ class KvCache {
   void Learn(KvTensor& tensor, int64_t head_dim);
   CellStore& Store(KvTensor& tensor, int64_t stream);
   // The positions of the rows of this round's batch: as the graph keeps them in `tensor`, for the
-  // RoPE that turns the keys, or counted in the mask of the round's first attention. They are copied
-  // when they are first seen: the graph may reuse that memory once all keys are turned.
+  // RoPE that turns the keys, or counted in the mask of the round's first attention. They are
+  // copied when they are first seen: the graph may reuse that memory once all keys are turned.
   const std::vector<int32_t>& Positions(const ggml_tensor* tensor);
   // Whether codes depend on positions: a scheme subtracts a stepped centre.
   bool needs_positions() const { return needs_positions_; }
@@ -118,8 +118,7 @@ class KvCache {
                             int num_threads);
   // After attention over a stream: what its mask shows to have left the window, found once a round
   // for all layers that read the same cells under the same mask. Null: the stream is one sequence.
-  void AfterRead(KvTensor& keys, KvTensor& values, int64_t stream,
-                 const SequenceCall& call);
+  void AfterRead(KvTensor& keys, KvTensor& values, int64_t stream, const SequenceCall& call);
   void RetireAll(int num_threads);
   void Retire(KvTensor& tensor, int num_threads);
   int num_threads() const { return num_threads_; }  // of the last write

@@ -196,8 +196,8 @@ const int32_t* PositionsOf(const HostCompute& host, KvTensor& tensor, int64_t co
           Bytes(mask) + static_cast<size_t>(stream) * mask->nb[3] +
           static_cast<size_t>(n) * mask->nb[1]);
       constexpr uint16_t kHidden = 0xfc00;
-      const auto seen = std::count_if(row, row + mask->ne[0],
-                                      [](uint16_t value) { return value != kHidden; });
+      const auto seen =
+          std::count_if(row, row + mask->ne[0], [](uint16_t value) { return value != kHidden; });
       positions.push_back(static_cast<int32_t>(std::max<int64_t>(seen - 1, 0)));
     }
   }

@@ -19,8 +19,8 @@ bool AllBytesAre(std::span<const std::byte> bytes, std::byte value) {
   return std::all_of(bytes.begin(), bytes.end(), [&](std::byte byte) { return byte == value; });
 }
 
-// Splits a range into runs of whole rows of one stream, and parts of rows: visit(stream, first cell,
-// first byte within the row, position in the range, bytes).
+// Splits a range into runs of whole rows of one stream, and parts of rows: visit(stream, first
+// cell, first byte within the row, position in the range, bytes).
 void ForRows(const KvTensor& tensor, size_t offset, size_t bytes,
              const std::function<void(int64_t, int64_t, size_t, size_t, size_t)>& visit) {
   for (size_t done = 0; done < bytes;) {

@@ -58,9 +58,10 @@ void LearnRope(const ggml_tensor* rope, KvTensor& tensor) {
   static HostCompute host;
   if (!tensor.rope) tensor.rope = PairingOf(rope);
   const ggml_tensor* factors = rope->src[2];
-  const bool readable = factors == nullptr ||
-                        (factors->type == GGML_TYPE_F32 && factors->data != nullptr &&
-                         factors->buffer != nullptr && ggml_backend_buffer_is_host(factors->buffer));
+  const bool readable =
+      factors == nullptr ||
+      (factors->type == GGML_TYPE_F32 && factors->data != nullptr && factors->buffer != nullptr &&
+       ggml_backend_buffer_is_host(factors->buffer));
   if (readable && tensor.rope->frequencies.empty() && tensor.rope_trouble.empty()) {
     FindFrequencies(host, rope, *tensor.rope, tensor.rope_trouble);
   }

@@ -7,8 +7,8 @@
 
 #include "cache/page_bits.h"
 #include "format/tile_layout.h"
-#include "math/stepped_centre.h"
 #include "math/rotation.h"
+#include "math/stepped_centre.h"
 
 namespace polarquant {
 namespace {
@@ -88,9 +88,9 @@ void AddCentreScores(const Side& keys, const SteppedCentre& centre, const PageRe
   for (int slot = page.work.begin; slot < end;) {  // as many steps at once as lie side by side
     const int64_t position = int64_t{view.first_position} + slot;
     const int64_t first = centre.StepAt(position);
-    const int64_t last = std::min(centre.StepAt(int64_t{view.first_position} + end - 1),
-                                  first / StepTable::kChunkRows * StepTable::kChunkRows +
-                                      StepTable::kChunkRows - 1);
+    const int64_t last =
+        std::min(centre.StepAt(int64_t{view.first_position} + end - 1),
+                 first / StepTable::kChunkRows * StepTable::kChunkRows + StepTable::kChunkRows - 1);
     const int steps = static_cast<int>(last - first + 1);
     score(first, steps);
     for (int step = 0; step < steps; ++step) {

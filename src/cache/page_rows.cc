@@ -68,6 +68,7 @@ uint16_t PageStore::SchemeTag() const {
       add_values(formats_->profile->mean);
       const std::vector<double>& frequencies = formats_->profile->rope.frequencies;
       add(frequencies.data(), frequencies.size() * sizeof(double));
+      add(&formats_->profile->rope.magnitude, sizeof(double));
     }
   }
   return static_cast<uint16_t>(hash >> 16 ^ hash);
