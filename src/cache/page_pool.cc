@@ -21,7 +21,8 @@ PagePool::PagePool(size_t slot_bytes, int64_t num_slots, size_t bytes, std::byte
 PagePool::Place PagePool::PlaceOf(int32_t slot) const {
   const auto number = static_cast<size_t>(slot);
   if (!grows_) return {0, number};
-  const auto chunk = static_cast<size_t>(std::bit_width(number / kFirstChunk + 1)) - 1;
+  const auto chunk =
+      static_cast<size_t>(std::max<size_t>(std::bit_width(number / kFirstChunk + 1), 1) - 1);
   return {chunk, number - kFirstChunk * ((size_t{1} << chunk) - 1)};
 }
 

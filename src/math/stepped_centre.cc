@@ -171,7 +171,7 @@ void SteppedCentre::At(int64_t step_index, float* centre) const {
   const float* turns = table_->Row(step_index);
   for (int i = 0; i < rope.dims / 2; ++i) {
     const auto [a, b] = rope.Pair(i);
-    const float m = means_[static_cast<size_t>(2 * i)], n = means_[static_cast<size_t>(2 * i + 1)];
+    const float m = means_.data()[2 * i], n = means_.data()[2 * i + 1];
     centre[a] = m * turns[2 * i] - n * turns[2 * i + 1];
     centre[b] = m * turns[2 * i + 1] + n * turns[2 * i];
   }
@@ -201,8 +201,8 @@ void SteppedCentre::Weigh(const float* queries, int num_queries, float* weights)
   for (int r = 0; r < num_queries; ++r, queries += head_dim_, weights += num_terms) {
     for (int i = 0; i < rope.dims / 2; ++i) {
       const auto [a, b] = rope.Pair(i);
-      const float m = means_[static_cast<size_t>(2 * i)],
-                  n = means_[static_cast<size_t>(2 * i + 1)], x = queries[a], y = queries[b];
+      const float m = means_.data()[2 * i], n = means_.data()[2 * i + 1];
+      const float x = queries[a], y = queries[b];
       weights[2 * i] = x * m + y * n;
       weights[2 * i + 1] = y * m - x * n;
     }

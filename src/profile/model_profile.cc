@@ -235,8 +235,9 @@ void KeyObserver::AddPage(const float* rows, int count, int64_t stride, const in
       for (int r = 0; r < count; ++r) {
         unturned += Complex(at(r, first + a), at(r, first + b)) * turns[static_cast<size_t>(r)];
       }
-      means_[static_cast<size_t>(first + a)] += unturned.real();
-      means_[static_cast<size_t>(first + b)] += unturned.imag();
+      double* means = means_.data() + first;
+      means[a] += unturned.real();
+      means[b] += unturned.imag();
     }
   }
 }

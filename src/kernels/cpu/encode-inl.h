@@ -116,7 +116,7 @@ template <int kBits>
 inline uint16_t EncodeBlock(const TurboBook& book, const Simd::Levels& levels, const float* x,
                             int size, ScaleRule rule, uint8_t* codes) {
   Simd::F squares[kParts];
-  for (int p = 0; p < kParts; ++p) squares[p] = Simd::Zero();
+  for (Simd::F& sum : squares) sum = Simd::Zero();
   for (int i = 0; i < size; i += kSumLanes) {
 #pragma GCC unroll 2
     for (int p = 0; p < kParts; ++p) {
