@@ -38,7 +38,8 @@ void StoreNumber(Number value, std::byte* bytes) {
 }
 
 bool AreZeros(const std::byte* begin, const std::byte* end) {
-  return std::all_of(begin, end, [](std::byte byte) { return byte == std::byte{0}; });
+  return begin == end || (*begin == std::byte{0} &&
+                          std::memcmp(begin, begin + 1, static_cast<size_t>(end - begin) - 1) == 0);
 }
 
 [[noreturn]] void ThrowDamaged(int64_t cell, const std::string& what) {
@@ -157,7 +158,7 @@ void PageStore::Load(int64_t first, int64_t count, const std::byte* saved, int n
   const auto kind_of = [&](int64_t n) {
     return is_coded(n) ? 2 : AreZeros(row_at(n), row_at(n + 1)) ? 0 : 1;
   };
-  std::vector<Run> exact;
+  std::vector<Run> runs;
   for (int64_t n = 0; n < count;) {  // runs of rows of one kind in one page
     const int kind = kind_of(n);
     const int64_t page = PageOf(first + n);
@@ -176,17 +177,12 @@ void PageStore::Load(int64_t first, int64_t count, const std::byte* saved, int n
         num_exact_ += run.count;
         std::memcpy(ExactRow(entry, run.slot), row_at(n),
                     static_cast<size_t>(run.count) * row_bytes());
-        exact.push_back(run);
       }
+      runs.push_back(run);
       for (int i = 0; i < run.count && !exact_only_; ++i) {
         const int32_t position = kind == 1 ? PositionOf(first + n + i)
                                            : LoadNumber<int32_t>(row_at(n + i) + kPositionOffset);
         NotePosition(entry, run.slot + i, position);
-      }
-      for (int h = 0; h < shape_.num_kv_heads && kind == 2; ++h) {
-        format(h).WriteRecords(Codes(entry, h), run.slot, run.count,
-                               row_at(n) + kRecordsOffset + static_cast<size_t>(h) * record,
-                               row_bytes());
       }
       entry.positions.Compact(entry.written);
       clock_ += static_cast<uint64_t>(run.count);
@@ -194,9 +190,15 @@ void PageStore::Load(int64_t first, int64_t count, const std::byte* saved, int n
     }
     n = end;
   }
-  if (!coding) return;
-  ForEachHead(exact, num_threads, [&](const Run& run, int head, std::vector<float>* scratch) {
-    EncodeExact(*Find(run.page), head, run.slot, run.count, scratch);
+  ForEachHead(runs, num_threads, [&](const Run& run, int head, std::vector<float>* scratch) {
+    const PageEntry& page = *Find(run.page);
+    if (is_coded(run.row)) {
+      format(head).WriteRecords(
+          Codes(page, head), run.slot, run.count,
+          row_at(run.row) + kRecordsOffset + static_cast<size_t>(head) * record, row_bytes());
+    } else if (coding) {
+      EncodeExact(page, head, run.slot, run.count, scratch);
+    }
   });
 }
 
