@@ -353,7 +353,7 @@ void KvCache::Announce() const {
   facts.layers = num_layers_;
   facts.window = policy_.window_tokens;
   facts.sinks = policy_.sink_tokens;
-  facts.isa = ActiveTarget();
+  facts.isa = DefaultTarget().name;
   double bits[2] = {0, 0};
   double values[2] = {0, 0};
   for (const KvTensor* tensor : tensors_) {

@@ -129,7 +129,7 @@ Settings Settings::FromEnvironment() {
     }
     settings.host_attention = text == "host";
   }
-  ActiveTarget();  // refuses a POLARQUANT_ISA that does not exist or that the CPU lacks
+  (void)DefaultTarget();  // refuses a POLARQUANT_ISA that does not exist or that the CPU lacks
   return settings;
 }
 

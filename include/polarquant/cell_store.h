@@ -53,6 +53,8 @@ class CellStore final : public PagedRows {
     // For schemes that need it (Normalisation::needs_profile). Its pairing must be the model's. It
     // may come later (SetProfile): until then rows are kept exact.
     std::shared_ptr<const KeyProfile> profile;
+    // Who codes the rows; null: DefaultTarget().
+    const Target* target = nullptr;
   };
 
   // `exact_range`: zero-filled anonymous private memory of at least exact_range_bytes(), aligned to

@@ -11,6 +11,7 @@
 #include <span>
 
 #include "polarquant/scheme.h"
+#include "polarquant/target.h"
 
 namespace polarquant {
 
@@ -31,9 +32,9 @@ class PageFormat {
   // role that the codec does not store, and for values with a scheme that weighs keys against
   // queries. `map` is the head's (polarquant/key_profile.h), for a scheme that has one; without it
   // the format knows its sizes, and encoding and decoding throw Error(kParameter). The stepped
-  // centre is not the page's business: rows come without it.
+  // centre is not the page's business: rows come without it. `target` encodes and decodes.
   PageFormat(const Scheme& scheme, Role role, int head_dim, int page_tokens = 128,
-             const KeyMap& map = {});
+             const KeyMap& map = {}, const Target& target = DefaultTarget());
   ~PageFormat();
   PageFormat(PageFormat&&) noexcept;
   PageFormat& operator=(PageFormat&&) noexcept;
@@ -54,7 +55,7 @@ class PageFormat {
   // Encodes `rows` [count][head_dim] f32 into `page` (page_bytes() bytes); rows past `count` are
   // encoded as zeros. Rows whose bit in `outside` is set (row r: word r/64, bit r%64; may be null)
   // are encoded but do not enter the statistics. NaN counts as 0 and infinities are clamped to
-  // +-65504. Uses the fast encoder of the active kernels where there is one.
+  // +-65504. Uses the fast encoder of the target where there is one.
   void EncodePage(const float* rows, int count, std::byte* page,
                   const uint64_t* outside = nullptr) const;
   // Decodes rows 0..count-1 into `rows` [count][head_dim], un-rotated, mean added.

@@ -50,6 +50,7 @@ class PagedRows {
     int head_dim = 0;
     int num_kv_heads = 0;
     int page_tokens = 128;
+    const Target* target = nullptr;  // who codes the rows; null: DefaultTarget()
   };
 
   virtual ~PagedRows() = default;

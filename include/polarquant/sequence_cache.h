@@ -46,6 +46,8 @@ class SequenceCache {
     // For keys with `balance`, `dense` or `center=step` (the position of a row is its number in the
     // sequence). May come later: SetProfile.
     std::shared_ptr<const KeyProfile> profile;
+    // Who codes the rows; null: DefaultTarget().
+    const Target* target = nullptr;
   };
 
   // Throws Error for a configuration outside the limits, naming the value.

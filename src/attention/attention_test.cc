@@ -140,7 +140,7 @@ struct Fixture {
     SCOPED_TRACE(testing::Message()
                  << shape.key << "/" << shape.value << " dims " << shape.dim_k << "/" << shape.dim_v
                  << " kv_heads " << shape.kv_heads << " group " << shape.group << " filled "
-                 << shape.filled << " queries " << shape.queries << " on " << ActiveTarget());
+                 << shape.filled << " queries " << shape.queries << " on " << DefaultTarget().name);
     const Result expected = Run(0);
     double power = 0.0;
     for (const float x : expected.output) power += static_cast<double>(x) * x;
@@ -504,7 +504,7 @@ TEST(SinksOfMask, AreAllCellsOfQueriesThatSeeFew) {
 }
 
 TEST(FastPath, CoversTileCodecsHalvesAndGgmlBlocksUnlessScalar) {
-  const bool simd = std::string(ActiveTarget()) != "scalar";
+  const bool simd = std::string(DefaultTarget().name) != "scalar";
   for (const char* scheme :
        {"turbo2", "turbo3", "turbo4", "turbo4:center", "f16", "q8_0", "q4_0"}) {
     EXPECT_EQ(HasFastPath(Scheme::Parse(scheme), 128), simd) << scheme;

@@ -24,7 +24,8 @@ const CellStore::Config& Checked(const CellStore::Config& config) {
 }
 
 PagedRows::Shape ShapeOf(const CellStore::Config& config) {
-  return {config.scheme, config.role, config.head_dim, config.num_kv_heads, config.page_tokens};
+  return {config.scheme,       config.role,        config.head_dim,
+          config.num_kv_heads, config.page_tokens, config.target};
 }
 
 // An exact row that may be retired.

@@ -92,9 +92,10 @@ RowFormats::RowFormats(const PagedRows::Shape& shape, std::shared_ptr<const KeyP
     profile->Check(shape.num_kv_heads, shape.head_dim);
     CheckKnown(scheme, *profile);
   }
+  const Target& target = shape.target != nullptr ? *shape.target : DefaultTarget();
   ready = profile != nullptr || !scheme.normalisation.needs_profile();
   if (profile == nullptr) {
-    formats.emplace_back(scheme, shape.role, shape.head_dim, shape.page_tokens);
+    formats.emplace_back(scheme, shape.role, shape.head_dim, shape.page_tokens, KeyMap(), target);
     return;
   }
   const auto head_dim = static_cast<size_t>(shape.head_dim);
@@ -107,7 +108,7 @@ RowFormats::RowFormats(const PagedRows::Shape& shape, std::shared_ptr<const KeyP
     };
     const KeyMap map = {part(profile->balance, head_dim), part(profile->dense, head_dim * head_dim),
                         part(profile->dense_inverse, head_dim * head_dim)};
-    formats.emplace_back(scheme, shape.role, shape.head_dim, shape.page_tokens, map);
+    formats.emplace_back(scheme, shape.role, shape.head_dim, shape.page_tokens, map, target);
     if (table != nullptr) centres.emplace_back(table, part(profile->mean, head_dim));
   }
 }

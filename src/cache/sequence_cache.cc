@@ -25,10 +25,10 @@ const SequenceCache::Config& Checked(const SequenceCache::Config& config) {
 SequenceCache::Impl::Impl(const Config& checked)
     : config(checked),
       keys({checked.key, Role::kKey, checked.key_head_dim, checked.num_kv_heads,
-            checked.page_tokens},
+            checked.page_tokens, checked.target},
            checked.sink_tokens, checked.profile),
       values({checked.value, Role::kValue, checked.value_head_dim, checked.num_kv_heads,
-              checked.page_tokens},
+              checked.page_tokens, checked.target},
              checked.sink_tokens, nullptr) {}
 
 void SequenceCache::Impl::Retire(PageStore* rows, int64_t from, int64_t boundary) const {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Stage 6, inner loops: what attention needs from an instruction set, as a table of functions. One
-// table per target; the best one the CPU runs is picked once, POLARQUANT_ISA forces another.
+// table per target (polarquant/target.h).
 // Every function works on one kv_head and a block of query rows (queries x heads of its group).
 #pragma once
 
@@ -34,7 +34,7 @@ struct TileKernels {
 };
 
 struct Kernels {
-  const char* target;  // "scalar", "avx2", "avx512"
+  const char* target;  // its name
 
   // Tile codecs by bits; null where the target has none (codes are then decoded to f32 rows).
   TileKernels tile2, tile3, tile4;
@@ -98,11 +98,6 @@ struct Kernels {
   void (*half_to_float)(const uint16_t* halves, int64_t count, float* floats);
   void (*float_to_half)(const float* floats, int64_t count, uint16_t* halves);  // sanitises
 };
-
-// The table in force. Throws Error(kParameter) if POLARQUANT_ISA names what is unknown or missing.
-const Kernels& ActiveKernels();
-// A target's table by name, or null if this CPU or build lacks it.
-const Kernels* KernelsOf(const char* target);
 
 // Plain loops for everything, no intrinsics: the portable target and the ground of the others.
 const Kernels& ScalarKernels();

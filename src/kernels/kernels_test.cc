@@ -65,7 +65,7 @@ struct AlignedBytes {
 
 TEST(TileKernels, ScoresAreTheDotProductsWithinHalfAStepOfTheIntegers) {
   std::mt19937 random(1);
-  for (const Kernels* kernels : Targets()) {
+  for (const Kernels* kernels : AllKernels()) {
     for (const int bits : {2, 3, 4}) {
       const Codec& codec = FindCodec("turbo" + std::to_string(bits));
       for (const int head_dim : kHeadDims) {
@@ -108,7 +108,7 @@ TEST(TileKernels, ScoresAreTheDotProductsWithinHalfAStepOfTheIntegers) {
 
 TEST(TileKernels, AccumulateAddsWeightedValuesWithinHalfAStepOfTheIntegers) {
   std::mt19937 random(2);
-  for (const Kernels* kernels : Targets()) {
+  for (const Kernels* kernels : AllKernels()) {
     for (const int bits : {2, 3, 4}) {
       const Codec& codec = FindCodec("turbo" + std::to_string(bits));
       for (const int head_dim : kHeadDims) {
@@ -158,7 +158,7 @@ TEST(TileKernels, AccumulateAddsWeightedValuesWithinHalfAStepOfTheIntegers) {
 
 TEST(TileKernels, NotANumberInAQueryReachesItsLogitsOnly) {
   std::mt19937 random(3);
-  for (const Kernels* kernels : Targets()) {
+  for (const Kernels* kernels : AllKernels()) {
     for (const float bad : {std::numeric_limits<float>::quiet_NaN(), kInf}) {
       const Codec& codec = FindCodec("turbo4");
       const int head_dim = 64, rows = 3, tokens = 64;
@@ -258,7 +258,7 @@ void CheckRows(const Kernels& kernels, std::mt19937& random) {
 
 TEST(RowKernels, ExactAndDecodedRowsAreScoredAndAccumulatedToFloatRounding) {
   std::mt19937 random(4);
-  for (const Kernels* kernels : Targets()) {
+  for (const Kernels* kernels : AllKernels()) {
     CheckRows<uint16_t>(*kernels, random);
     CheckRows<float>(*kernels, random);
   }
@@ -266,7 +266,7 @@ TEST(RowKernels, ExactAndDecodedRowsAreScoredAndAccumulatedToFloatRounding) {
 
 TEST(RowKernels, BlocksOfGgmlDecodeAsTheirCodecDoes) {
   std::mt19937 random(5);
-  for (const Kernels* kernels : Targets()) {
+  for (const Kernels* kernels : AllKernels()) {
     for (const char* name : {"q8_0", "q4_0"}) {
       const Codec& codec = FindCodec(name);
       for (const int head_dim : {32, 64, 96, 128, 256}) {
@@ -290,7 +290,7 @@ TEST(RowKernels, BlocksOfGgmlDecodeAsTheirCodecDoes) {
 
 TEST(Softmax, LogitsAreScaledCappedAndMasked) {
   std::mt19937 random(6);
-  for (const Kernels* kernels : Targets()) {
+  for (const Kernels* kernels : AllKernels()) {
     for (int round = 0; round < 200; ++round) {
       const int count = 1 + static_cast<int>(random() % 150);
       const float scale = 0.125f, softcap = round % 2 == 0 ? 0.0f : 50.0f;
@@ -328,7 +328,7 @@ TEST(Softmax, LogitsAreScaledCappedAndMasked) {
 
 TEST(Softmax, ExponentialsAreWithinAMillionthAndHiddenCellsAreZero) {
   std::mt19937 random(7);
-  for (const Kernels* kernels : Targets()) {
+  for (const Kernels* kernels : AllKernels()) {
     std::vector<float> x;
     for (int i = 0; i <= 20000; ++i) x.push_back(-86.9f * static_cast<float>(i) / 20000.0f);
     x.push_back(-90.0f);
@@ -362,7 +362,7 @@ TEST(Softmax, ExponentialsAreWithinAMillionthAndHiddenCellsAreZero) {
 }
 
 TEST(Conversions, HalvesAreThoseOfUtilHalf) {
-  for (const Kernels* kernels : Targets()) {
+  for (const Kernels* kernels : AllKernels()) {
     std::vector<uint16_t> halves;
     for (int h = 0; h < 65536; ++h) {
       if ((h & 0x7c00) != 0x7c00 || (h & 0x3ff) == 0) halves.push_back(static_cast<uint16_t>(h));
@@ -392,14 +392,14 @@ TEST(Conversions, HalvesAreThoseOfUtilHalf) {
 }
 
 TEST(Dispatch, UnknownTargetsAreRefusedByName) {
-  EXPECT_EQ(KernelsOf("sse9"), nullptr);
-  ASSERT_NE(KernelsOf("scalar"), nullptr);
-  EXPECT_STREQ(KernelsOf("scalar")->target, "scalar");
+  EXPECT_THROW(TargetNamed("sse9"), Error);
+  EXPECT_STREQ(TargetNamed("scalar").name, "scalar");
+  EXPECT_STREQ(Targets().back().name, "scalar");
   EXPECT_EXIT(
       {
         setenv("POLARQUANT_ISA", "sse9", 1);
         try {
-          ActiveKernels();
+          DefaultTarget();
         } catch (const Error& error) {
           const std::string message = error.what();
           const bool clear = error.code() == ErrorCode::kParameter &&
@@ -413,7 +413,7 @@ TEST(Dispatch, UnknownTargetsAreRefusedByName) {
   EXPECT_EXIT(
       {
         setenv("POLARQUANT_ISA", "scalar", 1);
-        std::exit(std::string(ActiveKernels().target) == "scalar" ? 7 : 1);
+        std::exit(std::string(DefaultTarget().name) == "scalar" ? 7 : 1);
       },
       testing::ExitedWithCode(7), "");
 }

@@ -11,6 +11,7 @@
 #include "format/tile_layout.h"
 #include "kernels/kernels.h"
 #include "math/rotation.h"
+#include "polarquant/target.h"
 #include "util/half.h"
 
 namespace polarquant {
@@ -18,12 +19,10 @@ namespace polarquant {
 inline constexpr float kInf = std::numeric_limits<float>::infinity();
 inline constexpr int kHeadDims[] = {16, 48, 64, 80, 96, 112, 128, 144, 192, 256, 576, 1024};
 
-inline std::vector<const Kernels*> Targets() {
-  std::vector<const Kernels*> targets;
-  for (const char* name : {"scalar", "avx2", "avx512"}) {
-    if (const Kernels* kernels = KernelsOf(name)) targets.push_back(kernels);
-  }
-  return targets;
+inline std::vector<const Kernels*> AllKernels() {
+  std::vector<const Kernels*> all;
+  for (const Target& target : Targets()) all.push_back(target.kernels);
+  return all;
 }
 
 inline std::vector<float> Gaussian(std::mt19937& random, size_t count, float deviation = 1.0f) {

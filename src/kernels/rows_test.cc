@@ -37,7 +37,7 @@ std::vector<float> UglyRows(std::mt19937& random, int count, int head_dim) {
 
 TEST(Encoding, EveryTargetWritesTheBytesOfTheScalarOne) {
   std::mt19937 random(9);
-  for (const Kernels* kernels : Targets()) {
+  for (const Kernels* kernels : AllKernels()) {
     for (const int bits : {2, 3, 4}) {
       const Codec& codec = FindCodec("turbo" + std::to_string(bits));
       for (const int head_dim : kHeadDims) {
@@ -69,7 +69,7 @@ TEST(Encoding, EveryTargetWritesTheBytesOfTheScalarOne) {
 
 TEST(Encoding, EveryTargetPutsAnyRowsAndRecordsWhereTheScalarOneDoes) {
   std::mt19937 random(13);
-  for (const Kernels* kernels : Targets()) {
+  for (const Kernels* kernels : AllKernels()) {
     for (const int bits : {2, 3, 4}) {
       const Codec& codec = FindCodec("turbo" + std::to_string(bits));
       for (const int head_dim : kHeadDims) {
@@ -113,7 +113,7 @@ TEST(Encoding, EveryTargetPutsAnyRowsAndRecordsWhereTheScalarOneDoes) {
 
 TEST(Preparing, EveryTargetGivesTheBitsOfTheScalarOne) {
   std::mt19937 random(14);
-  for (const Kernels* kernels : Targets()) {
+  for (const Kernels* kernels : AllKernels()) {
     for (const int head_dim : kHeadDims) {
       const int count = 3;
       auto rows = UglyRows(random, count, head_dim);
@@ -135,7 +135,7 @@ TEST(Preparing, EveryTargetGivesTheBitsOfTheScalarOne) {
 
 TEST(Decoding, EveryTargetGivesTheBitsOfTheCodecItself) {
   std::mt19937 random(12);
-  for (const Kernels* kernels : Targets()) {
+  for (const Kernels* kernels : AllKernels()) {
     for (const int bits : {2, 3, 4}) {
       const Codec& codec = FindCodec("turbo" + std::to_string(bits));
       for (const int head_dim : kHeadDims) {
@@ -177,7 +177,7 @@ TEST(Decoding, EveryTargetGivesTheBitsOfTheCodecItself) {
 
 TEST(Rotation, EveryTargetRotatesToTheSameBitsAndBack) {
   std::mt19937 random(10);
-  for (const Kernels* kernels : Targets()) {
+  for (const Kernels* kernels : AllKernels()) {
     for (int head_dim = kMinHeadDim; head_dim <= kMaxHeadDim; head_dim += 16) {
       const int count = 5;
       const int64_t stride = head_dim + 7;

@@ -82,13 +82,13 @@ struct PageFormat::Impl {
   std::vector<float> balance, inverse_balance;
   std::vector<float> dense, dense_inverse;
 
-  Impl(const Scheme& s, Role r, int d, int tokens, const KeyMap& map)
+  Impl(const Scheme& s, Role r, int d, int tokens, const KeyMap& map, const Target& target)
       : scheme(Checked(s)),
         role(r),
         head_dim(d),
         page_tokens(tokens),
         codec(FindCodec(s.codec)),
-        kernels(ActiveKernels()),
+        kernels(*target.kernels),
         coder(CheckedCoder(scheme, r, d, tokens)),
         record_bytes(coder->record_bytes()),
         num_scales(tiled() ? codec.scales_per_row(d) : 0),
@@ -279,8 +279,8 @@ struct PageFormat::Impl {
 };
 
 PageFormat::PageFormat(const Scheme& scheme, Role role, int head_dim, int page_tokens,
-                       const KeyMap& map)
-    : impl_(std::make_unique<Impl>(scheme, role, head_dim, page_tokens, map)) {}
+                       const KeyMap& map, const Target& target)
+    : impl_(std::make_unique<Impl>(scheme, role, head_dim, page_tokens, map, target)) {}
 PageFormat::~PageFormat() = default;
 PageFormat::PageFormat(PageFormat&&) noexcept = default;
 PageFormat& PageFormat::operator=(PageFormat&&) noexcept = default;
