@@ -269,9 +269,9 @@ TEST(CellStore, EncodesTheSameBytesWithAnyNumberOfThreads) {
     for (int round = 0; round < 5; ++round) {
       std::shuffle(cells.begin(), cells.end(), random);
       one.Write(cells, rows.data(), one.exact_row_stride(), 1, Positions(0, 1000).data());
-      many.Write(cells, rows.data(), one.exact_row_stride(), 7, Positions(0, 1000).data());
+      many.Write(cells, rows.data(), one.exact_row_stride(), 4, Positions(0, 1000).data());
       one.Settle(1);
-      many.Settle(7);
+      many.Settle(4);
       for (int64_t page = 0; page < 7; ++page) {
         ASSERT_EQ(PageBytes(one, page), PageBytes(many, page)) << scheme << " page " << page;
       }
