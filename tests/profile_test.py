@@ -14,12 +14,6 @@ UNSAVED_SCRIPT = ("p200", "j20", "r20", "p50", "k32", "p40")  # such rows cannot
 RECURRENT_SCRIPT = ("p200", "p70")
 
 
-def tune(model, path):
-    support.run([support.COMMAND, "tune", "-m", model, "--tokens", 2048, "-t", support.THREADS,
-                 "-o", path], support.stock())
-    return path
-
-
 class RandomModels(unittest.TestCase):
     """Every shape of attention with balanced keys: logits against stock."""
 
@@ -37,7 +31,7 @@ class RandomModels(unittest.TestCase):
 
     def profile(self, name):
         path = self.here / f"{name}.safetensors"
-        return path if path.exists() else tune(self.model(name), path)
+        return path if path.exists() else support.tune(self.model(name), path)
 
     def test_every_shape_is_near_stock(self):
         names = support.run([support.RANDOM_GGUF, "list"], support.stock()).stdout.split()
@@ -92,7 +86,7 @@ class SavedState(unittest.TestCase):
             state, prompt = folder / "state", folder / "prompt.txt"
             prompt.write_text(support.ESSAY.read_text(encoding="utf-8")[:3000], encoding="utf-8")
             env = support.owned("turbo4:balanced/turbo4", window=0,
-                                profile=tune(support.MODEL, folder / "model.safetensors"))
+                                profile=support.tune(support.MODEL, folder / "model.safetensors"))
             words = [support.LLAMA / "llama-completion", "-m", support.MODEL, "-f", prompt, "-n",
                      "16", "-no-cnv", "--temp", "0", "--no-display-prompt", "-t", support.THREADS,
                      "-c", "2048", "--prompt-cache", state, "--prompt-cache-ro"]
@@ -112,7 +106,7 @@ class BiasedKeys(unittest.TestCase):
             folder = pathlib.Path(folder)
             model, profile = folder / "biased.gguf", folder / "biased.safetensors"
             support.run([support.BIASED_GGUF, support.MODEL, model], support.stock())
-            tune(model, profile)
+            support.tune(model, profile)
             keys = ["turbo4", "turbo4:balance:center", "turbo4:balanced"]
             caches = [word for key in keys for word in ("--kv", f"{key}/f16")]
             env = dict(support.stock(), XDG_CACHE_HOME=str(folder))

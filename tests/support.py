@@ -70,6 +70,12 @@ def logits(model, env, *script):
     return values
 
 
+def tune(model, path):
+    """Makes the model's profile; returns where."""
+    run([COMMAND, "tune", "-m", model, "--tokens", 2048, "-t", THREADS, "-o", path], stock())
+    return path
+
+
 def relative_error(values, reference):
     """Root mean square of the difference, in standard deviations of the reference."""
     if len(values) != len(reference):
