@@ -100,11 +100,6 @@ void Attend(const AttentionCall& call, int num_threads);
 void AttendReference(const AttentionBatch& batch);
 void AttendReference(const AttentionCall& call);
 
-// The cells named as attention sinks by a mask: all cells seen by a query that sees at most
-// `sink_tokens` of the first num_cells cells. Sorted, distinct.
-std::vector<int64_t> SinksOfMask(const uint16_t* mask, int64_t mask_stride, int num_queries,
-                                 int64_t num_cells, int sink_tokens);
-
 // Whether a scheme's codes are read by a fast kernel of the default target (else they are decoded).
 bool HasFastPath(const Scheme& scheme, int head_dim);
 

@@ -194,37 +194,6 @@ void Attend(const AttentionCall& call, int num_threads) {
   Attend(BatchOf(call), Executor{num_threads});
 }
 
-std::vector<int64_t> SinksOfMask(const uint16_t* mask, int64_t mask_stride, int num_queries,
-                                 int64_t num_cells, int sink_tokens) {
-  constexpr uint16_t kHalfHidden = 0xfc00;
-  constexpr uint64_t kFourHidden = 0xfc00fc00fc00fc00u;
-  std::vector<int64_t> sinks, seen;
-  for (int n = 0; n < num_queries; ++n) {
-    const uint16_t* row = mask + n * mask_stride;
-    seen.clear();
-    for (int64_t cell = 0; cell < num_cells;) {
-      uint64_t four;
-      if (cell + 4 <= num_cells) {
-        std::memcpy(&four, row + cell, sizeof four);
-        if (four == kFourHidden) {
-          cell += 4;
-          continue;
-        }
-      }
-      const bool number = (row[cell] & 0x7fff) <= 0x7c00;
-      if (number && row[cell] != kHalfHidden) seen.push_back(cell);
-      if (seen.size() > static_cast<size_t>(std::max(sink_tokens, 0))) break;
-      ++cell;
-    }
-    if (seen.size() <= static_cast<size_t>(std::max(sink_tokens, 0))) {
-      sinks.insert(sinks.end(), seen.begin(), seen.end());
-    }
-  }
-  std::sort(sinks.begin(), sinks.end());
-  sinks.erase(std::unique(sinks.begin(), sinks.end()), sinks.end());
-  return sinks;
-}
-
 bool HasFastPath(const Scheme& scheme, int head_dim) {
   CheckHeadDim(head_dim);
   const Kernels& kernels = *DefaultTarget().kernels;

@@ -486,23 +486,6 @@ TEST(Attention, CallsThatDoNotFitAreRefusedWithTheValues) {
   refused(with([&](AttentionCall& c) { c.values = g.values.get(); }), "1024");
 }
 
-TEST(SinksOfMask, AreAllCellsOfQueriesThatSeeFew) {
-  const int64_t cells = 37;
-  std::vector<uint16_t> mask(static_cast<size_t>(6 * cells), kHalfHidden);
-  const auto see = [&](int query, std::vector<int64_t> which) {
-    for (const int64_t c : which) mask[static_cast<size_t>(query * cells + c)] = 0;
-  };
-  see(0, {8});
-  see(1, {8, 9});
-  see(2, {8, 9, 36});
-  see(3, {8, 9, 10, 36, 35});
-  mask[static_cast<size_t>(4 * cells + 20)] = FloatToHalf(-3.0f);  // seen, though with a bias
-  EXPECT_EQ(SinksOfMask(mask.data(), cells, 6, cells, 4), (std::vector<int64_t>{8, 9, 20, 36}));
-  EXPECT_EQ(SinksOfMask(mask.data(), cells, 6, cells, 1), (std::vector<int64_t>{8, 20}));
-  EXPECT_EQ(SinksOfMask(mask.data(), cells, 6, cells, 0), std::vector<int64_t>{});
-  EXPECT_EQ(SinksOfMask(mask.data(), cells, 4, cells, 5), (std::vector<int64_t>{8, 9, 10, 35, 36}));
-}
-
 TEST(FastPath, CoversTileCodecsHalvesAndGgmlBlocksUnlessScalar) {
   const bool simd = std::string(DefaultTarget().name) != "scalar";
   for (const char* scheme :

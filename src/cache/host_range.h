@@ -9,7 +9,7 @@
 #include <cstring>
 #include <vector>
 
-#include "cache/sparse_range.h"
+#include "util/sparse_range.h"
 
 namespace polarquant {
 

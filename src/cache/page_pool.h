@@ -18,7 +18,7 @@
 #include <mutex>
 #include <vector>
 
-#include "cache/sparse_range.h"
+#include "util/sparse_range.h"
 
 namespace polarquant {
 

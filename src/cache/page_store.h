@@ -25,12 +25,12 @@
 #include <span>
 #include <vector>
 
-#include "cache/os_pages.h"
 #include "cache/page_entry.h"
 #include "cache/page_pool.h"
 #include "cache/row_formats.h"
 #include "polarquant/paged_rows.h"
 #include "polarquant/rows.h"
+#include "util/os_pages.h"
 
 namespace polarquant {
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stage 5/7 page: memory that is resident only where it was written.
-#include "cache/sparse_range.h"
+// Memory that is resident only where it was written.
+#include "util/sparse_range.h"
 
 #include <sys/mman.h>
 #include <unistd.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stage 5/7 page. A virtual range of zero-filled memory of which only what was written is resident,
+// A virtual range of zero-filled memory of which only what was written is resident,
 // and parts of which can be handed back to the operating system.
 //
 // Huge pages are refused on the range: one written row would make 2 MiB resident, which neither

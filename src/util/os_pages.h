@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stage 5/7 page. Memory counted as the system counts it: bytes of the distinct OS pages that
+// Memory counted as the system counts it: bytes of the distinct OS pages that
 // ranges lie on.
 #pragma once
 
@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "cache/sparse_range.h"
+#include "util/sparse_range.h"
 
 namespace polarquant {
 
