@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 namespace polarquant {
 namespace {
@@ -214,15 +215,26 @@ struct Simd {
   // pshufb looks at nibbles: a table of 16 entries picks one field of two bits out of them.
   template <int kBits>
   static Table MakeTable(const signed char* centroids) {
-    alignas(32) uint8_t entries[2][32];
-    constexpr int kMask = (1 << kBits) - 1;
-    for (int i = 0; i < 32; ++i) {
-      entries[0][i] = static_cast<uint8_t>(centroids[i & kMask] + 128);
-      entries[1][i] =
-          static_cast<uint8_t>(centroids[((i & 15) >> (kBits == 2 ? 2 : 0)) & kMask] + 128);
+    struct Indices {
+      alignas(32) uint8_t of[2][32];
+    };
+    static constexpr Indices kIndices = [] {
+      Indices indices = {};
+      constexpr int kMask = (1 << kBits) - 1;
+      for (int i = 0; i < 32; ++i) {
+        indices.of[0][i] = static_cast<uint8_t>(i & kMask);
+        indices.of[1][i] = static_cast<uint8_t>((i & 15) >> (kBits == 2 ? 2 : 0) & kMask);
+      }
+      return indices;
+    }();
+    alignas(16) uint8_t entries[16] = {};
+    std::memcpy(entries, centroids, size_t{1} << kBits);
+    const Codes unsigned_entries = _mm256_xor_si256(RepeatBytes(entries), _mm256_set1_epi8(-128));
+    Table table;
+    for (int part = 0; part < 2; ++part) {
+      table.part[part] = PickBytes(unsigned_entries, LoadCodes(kIndices.of[part]));
     }
-    return {{_mm256_load_si256(reinterpret_cast<const __m256i*>(entries[0])),
-             _mm256_load_si256(reinterpret_cast<const __m256i*>(entries[1]))}};
+    return table;
   }
   static Codes LoadCodes(const uint8_t* p) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));

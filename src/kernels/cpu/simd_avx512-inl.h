@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 namespace polarquant {
 namespace {
@@ -211,15 +212,26 @@ struct Simd {
   // vpermb looks at the low six bits of a byte: a table of 64 entries picks one field out of them.
   template <int kBits>
   static Table MakeTable(const signed char* centroids) {
-    alignas(64) uint8_t entries[3][64];
-    for (int i = 0; i < 64; ++i) {
+    struct Indices {
+      alignas(64) uint8_t of[3][64];
+    };
+    static constexpr Indices kIndices = [] {
+      Indices indices = {};
       for (int part = 0; part < 3; ++part) {
         const int shift = kBits == 2 ? 2 * part : kBits == 3 && part == 1 ? 3 : 0;
-        entries[part][i] = static_cast<uint8_t>(centroids[(i >> shift) & ((1 << kBits) - 1)] + 128);
+        for (int i = 0; i < 64; ++i) {
+          indices.of[part][i] = static_cast<uint8_t>((i >> shift) & ((1 << kBits) - 1));
+        }
       }
-    }
+      return indices;
+    }();
+    alignas(16) uint8_t entries[16] = {};
+    std::memcpy(entries, centroids, size_t{1} << kBits);
+    const Codes unsigned_entries = _mm512_xor_si512(RepeatBytes(entries), _mm512_set1_epi8(-128));
     Table table;
-    for (int part = 0; part < 3; ++part) table.part[part] = _mm512_load_si512(entries[part]);
+    for (int part = 0; part < 3; ++part) {
+      table.part[part] = PickBytes(unsigned_entries, _mm512_load_si512(kIndices.of[part]));
+    }
     return table;
   }
   static Codes LoadCodes(const uint8_t* p) { return _mm512_loadu_si512(p); }
