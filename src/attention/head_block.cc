@@ -139,12 +139,10 @@ void HeadBlock::AttendChunk(std::span<const PageWork> pages, const PageWork* fol
   PageRef refs[2 * kMaxChunkPages + 1];
   const size_t count = pages.size();
   for (size_t p = 0; p < count; ++p) {
-    refs[p] = {kv_head_, pages[p], setup.keys.store->View(pages[p].page, kv_head_)};
-    refs[count + p] = {kv_head_, pages[p], setup.values.store->View(pages[p].page, kv_head_)};
+    refs[p] = LookAt(setup.keys, kv_head_, pages[p]);
+    refs[count + p] = LookAt(setup.values, kv_head_, pages[p]);
   }
-  if (following != nullptr) {
-    refs[2 * count].view = setup.keys.store->View(following->page, kv_head_);
-  }
+  if (following != nullptr) refs[2 * count] = LookAt(setup.keys, kv_head_, *following);
   for (size_t p = 0; p < 2 * count; ++p) refs[p].next = refs[p + 1].view.page;
 
   for (size_t p = 0; p < count; ++p) {

@@ -39,11 +39,22 @@ const uint16_t* ExactRowAt(const Side& side, const PageRef& page, int slot) {
 
 int64_t Ahead(const PageRef& page) { return page.next == nullptr ? 0 : page.next - page.view.page; }
 
-PageBits ExactSlots(const PageView& view, const PageWork& work) {
+// The work's slots with an exact copy, and what there is to do for the codes of the others: tiles
+// of exact rows only, at the ends, are not looked at.
+struct Split {
   PageBits exact;
-  std::copy(std::begin(view.exact), std::end(view.exact), exact.words);
-  return exact.And(PageBits::Range(work.begin, work.end));
-}
+  PageWork codes;
+
+  Split(const PageView& view, const PageWork& work) : codes(work) {
+    std::copy(std::begin(view.exact), std::end(view.exact), exact.words);
+    const PageBits all = PageBits::Range(work.begin, work.end);
+    exact = exact.And(all);
+    const PageBits coded = all.Without(exact);
+    codes.begin = std::min(coded.Lowest(), work.end);
+    codes.end = std::max(coded.Last() + 1, codes.begin);
+  }
+  bool any_codes() const { return codes.begin < codes.end; }
+};
 
 // Codes of slots [0, work.end) as f32 rows.
 void DecodeTo(const Side& side, const std::byte* page, const PageWork& work, float* rows) {
@@ -56,11 +67,11 @@ void DecodeTo(const Side& side, const std::byte* page, const PageWork& work, flo
 
 // The centre's share of the logits of slots [work.begin, work.end): one number for each query and
 // step of positions.
-void AddCentreScores(const Side& keys, const SteppedCentre& centre, const PageRef& page,
-                     const QueryRows& queries, float* scratch, float* logits, int64_t stride) {
+void AddCentreScores(const Side& keys, const SteppedCentre& centre, const PageView& view,
+                     const PageWork& work, const QueryRows& queries, float* scratch, float* logits,
+                     int64_t stride) {
   StepTable& table = centre.table();
   const int terms = table.num_terms();
-  const PageView& view = page.view;
   // `count` slots from `slot` on, of one step.
   const auto add = [&](int slot, int count, const float* scores, int64_t score_stride) {
     for (int r = 0; r < queries.rows; ++r) {
@@ -73,9 +84,9 @@ void AddCentreScores(const Side& keys, const SteppedCentre& centre, const PageRe
     keys.kernels->score_f32(queries.centre, terms, queries.rows, terms, table.Row(step), terms,
                             count, scratch, count);
   };
-  const int end = page.work.end;
+  const int end = work.end;
   if (view.positions != nullptr) {
-    for (int slot = page.work.begin; slot < end;) {
+    for (int slot = work.begin; slot < end;) {
       const int64_t step = centre.StepAt(view.positions[slot]);
       int next = slot + 1;
       while (next < end && centre.StepAt(view.positions[next]) == step) ++next;
@@ -85,7 +96,7 @@ void AddCentreScores(const Side& keys, const SteppedCentre& centre, const PageRe
     }
     return;
   }
-  for (int slot = page.work.begin; slot < end;) {  // as many steps at once as lie side by side
+  for (int slot = work.begin; slot < end;) {  // as many steps at once as lie side by side
     const int64_t position = int64_t{view.first_position} + slot;
     const int64_t first = centre.StepAt(position);
     const int64_t last =
@@ -140,6 +151,12 @@ Side::Side(const Kernels& with, const PagedRows& of)
       mapped(codes &&
              (of.shape().scheme.normalisation.balance || of.shape().scheme.normalisation.dense)) {}
 
+PageRef LookAt(const Side& side, int kv_head, const PageWork& work) {
+  PageRef page = {kv_head, work, side.store->View(work.page, kv_head)};
+  if (page.view.page != nullptr && !Split(page.view, work).any_codes()) page.view.page = nullptr;
+  return page;
+}
+
 int64_t ScratchFloats(const Side& keys, const Side& values, int rows) {
   const int64_t decoded =
       static_cast<int64_t>(keys.page_tokens) * std::max(keys.head_dim, values.head_dim);
@@ -151,20 +168,14 @@ void ScorePage(const Side& keys, const PageRef& page, const QueryRows& queries, 
                float* logits, int64_t stride) {
   const Kernels& kernels = *keys.kernels;
   const int head_dim = keys.head_dim, rows = queries.rows;
-  const PageWork& work = page.work;
   const PageView& view = page.view;
   const auto score_exact = [&](int begin, int end) {
     kernels.score_f16(queries.plain, head_dim, rows, head_dim, ExactRowAt(keys, page, begin),
                       keys.store->exact_row_stride(), end - begin, logits + begin, stride);
   };
-  if (view.page == nullptr) return score_exact(work.begin, work.end);
-  const auto sharpen_and_score_exact = [&] {
-    for (int r = 0; r < rows && keys.sharpen != 1.0f; ++r) {
-      float* row = logits + r * stride;
-      for (int slot = work.begin; slot < work.end; ++slot) row[slot] *= keys.sharpen;
-    }
-    ExactSlots(view, work).ForEachRun(score_exact);
-  };
+  if (view.page == nullptr) return score_exact(page.work.begin, page.work.end);
+  const Split split(view, page.work);
+  const PageWork& work = split.codes;
   if (keys.tiles != nullptr) {
     const TileRange range = TilesOf(keys, work);
     keys.tiles->score(*keys.codec, queries.prepared, rows, head_dim,
@@ -186,9 +197,13 @@ void ScorePage(const Side& keys, const PageRef& page, const QueryRows& queries, 
     }
   }
   if (const SteppedCentre* centre = keys.store->centre(page.kv_head)) {
-    AddCentreScores(keys, *centre, page, queries, scratch, logits, stride);
+    AddCentreScores(keys, *centre, view, work, queries, scratch, logits, stride);
   }
-  sharpen_and_score_exact();
+  for (int r = 0; r < rows && keys.sharpen != 1.0f; ++r) {
+    float* row = logits + r * stride;
+    for (int slot = work.begin; slot < work.end; ++slot) row[slot] *= keys.sharpen;
+  }
+  split.exact.ForEachRun(score_exact);
 }
 
 void AccumulatePage(const Side& values, const PageRef& page, int rows, float* weights,
@@ -196,16 +211,16 @@ void AccumulatePage(const Side& values, const PageRef& page, int rows, float* we
                     float* rotated) {
   const Kernels& kernels = *values.kernels;
   const int head_dim = values.head_dim;
-  const PageWork& work = page.work;
   const PageView& view = page.view;
   const auto add_exact = [&](int begin, int end) {
     kernels.accumulate_f16(weights + begin, stride, rows, head_dim, ExactRowAt(values, page, begin),
                            values.store->exact_row_stride(), end - begin, plain, head_dim);
   };
-  if (view.page == nullptr) return add_exact(work.begin, work.end);
+  if (view.page == nullptr) return add_exact(page.work.begin, page.work.end);
   // Exact cells leave the weights of the codes.
-  const PageBits exact = ExactSlots(view, work);
-  exact.ForEachRun([&](int begin, int end) {
+  const Split split(view, page.work);
+  const PageWork& work = split.codes;
+  split.exact.ForEachRun([&](int begin, int end) {
     add_exact(begin, end);
     for (int r = 0; r < rows; ++r) {
       std::fill(weights + r * stride + begin, weights + r * stride + end, 0.0f);
@@ -231,7 +246,7 @@ void AccumulatePage(const Side& values, const PageRef& page, int rows, float* we
   float mean[kMaxHeadDim];
   if (values.store->format().Mean(view.page, mean)) {
     const float* code_sums = sums;
-    if (exact.Any()) {
+    if (split.exact.Any()) {
       for (int r = 0; r < rows; ++r) {
         const float* row = weights + r * stride;
         scratch[r] = std::accumulate(row + work.begin, row + work.end, 0.0f);

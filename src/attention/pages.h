@@ -55,6 +55,9 @@ struct PageRef {
   const std::byte* next = nullptr;
 };
 
+// Without its codes where all rows of the work have exact copies.
+PageRef LookAt(const Side& side, int kv_head, const PageWork& work);
+
 // logits[r * stride + slot] for the slots of the page's work (others of it may be overwritten).
 // `scratch` holds ScratchFloats() floats.
 int64_t ScratchFloats(const Side& keys, const Side& values, int rows);

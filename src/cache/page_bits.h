@@ -39,6 +39,11 @@ struct PageBits {
     for (const uint64_t word : words) count += std::popcount(word);
     return count;
   }
+  int Lowest() const {  // all of them if empty
+    int lowest = 0;
+    while (lowest < 64 * kWords && words[lowest / 64] == 0) lowest += 64;
+    return lowest < 64 * kWords ? lowest + std::countr_zero(words[lowest / 64]) : lowest;
+  }
   int Last() const {  // -1 if empty
     for (int word = kWords - 1; word >= 0; --word) {
       if (words[word] != 0) return 64 * word + 63 - std::countl_zero(words[word]);
