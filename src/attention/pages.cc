@@ -47,6 +47,7 @@ struct Split {
 
   Split(const PageView& view, const PageWork& work) : codes(work) {
     std::copy(std::begin(view.exact), std::end(view.exact), exact.words);
+    if (!exact.Any()) return;  // as of almost every page
     const PageBits all = PageBits::Range(work.begin, work.end);
     exact = exact.And(all);
     const PageBits coded = all.Without(exact);
