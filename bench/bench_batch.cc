@@ -59,7 +59,7 @@ class Model {
     mask_.front() = 0xfc00;  // -inf
     batch_.num_q_heads = c.q_heads;
     batch_.scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
-    caches_.reserve(static_cast<size_t>(kLayers * c.sequences));
+    caches_.reserve(size_t{kLayers} * static_cast<size_t>(c.sequences));
     for (int i = 0; i < kLayers * c.sequences; ++i) Add(i % c.sequences);
   }
 
@@ -68,7 +68,7 @@ class Model {
     for (int layer = 0; layer < kLayers; ++layer) {
       for (const SequenceCall& sequence : Calls(layer, masked)) {
         AttentionCall call;
-        static_cast<AttentionTerms&>(call) = batch_;
+        static_cast<AttentionTerms&>(call) = static_cast<const AttentionTerms&>(batch_);
         static_cast<SequenceCall&>(call) = sequence;
         Attend(call, threads);
       }
@@ -96,9 +96,8 @@ class Model {
   }
 
   std::vector<SequenceCall>& Calls(int layer, bool masked) {
-    const auto first = static_cast<size_t>(layer * case_.sequences);
-    current_.assign(calls_.begin() + static_cast<int64_t>(first),
-                    calls_.begin() + static_cast<int64_t>(first) + case_.sequences);
+    const auto first = calls_.begin() + int64_t{layer} * case_.sequences;
+    current_.assign(first, first + case_.sequences);
     for (SequenceCall& call : current_) call.mask = masked ? mask_.data() : nullptr;
     return current_;
   }
@@ -115,7 +114,8 @@ class Model {
     const HostRows of = {rows.data(), NumberType::kF32, row, case_.head_dim};
     cache.Append(of, of, case_.tokens, 1);
     cache.Settle(1);
-    SequenceCall call = cache.Call();
+    const AttentionCall held = cache.Call();
+    auto call = static_cast<const SequenceCall&>(held);
     const int64_t at = static_cast<int64_t>(sequence) * case_.q_heads * case_.head_dim;
     call.num_queries = 1;
     call.queries = queries_.data() + at;

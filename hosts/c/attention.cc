@@ -29,7 +29,8 @@ SequenceCall RowsOf(const From& from) {
              std::to_string(from.num_cells) +
              "; with a sequence both must be 0: it is attended to as far as it goes");
     }
-    return from.sequence->cache.Call();
+    const AttentionCall call = from.sequence->cache.Call();
+    return static_cast<const SequenceCall&>(call);
   }
   SequenceCall call;
   call.keys = &Needed(from.keys, "keys").store;

@@ -17,6 +17,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -162,7 +163,11 @@ class KvCache {
     const void *mask_key, *mask;
     int64_t num_cells;
     int num_sequences, num_queries, num_q_heads, num_kv_heads, page_tokens;
-    auto operator<=>(const PlanKey&) const = default;
+    auto Tied() const {
+      return std::tie(mask_key, mask, num_cells, num_sequences, num_queries, num_q_heads,
+                      num_kv_heads, page_tokens);
+    }
+    bool operator<(const PlanKey& other) const { return Tied() < other.Tied(); }
   };
   std::map<PlanKey, AttentionPlan> plans_;  // of this epoch
 };

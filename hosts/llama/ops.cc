@@ -242,8 +242,8 @@ void ComputeAttention(HostCompute& host, ggml_tensor* node) {
   std::vector<SequenceCall> streams;
   for (int64_t i = 0; i < keys.num_streams; ++i) {
     const AttentionCall call = CallOf(node, keys, i);
-    static_cast<AttentionTerms&>(batch) = call;
-    streams.push_back(call);
+    static_cast<AttentionTerms&>(batch) = static_cast<const AttentionTerms&>(call);
+    streams.push_back(static_cast<const SequenceCall&>(call));
     streams.back().keys = &cache.Store(*keys.tensor, keys.first_stream + i);
     streams.back().values = &cache.Store(*values.tensor, values.first_stream + i);
   }

@@ -100,7 +100,7 @@ void CheckExecutor(const Executor& executor) {
 
 AttentionBatch BatchOf(const AttentionCall& call) {
   AttentionBatch batch;
-  static_cast<AttentionTerms&>(batch) = call;
+  static_cast<AttentionTerms&>(batch) = static_cast<const AttentionTerms&>(call);
   batch.sequences = {static_cast<const SequenceCall*>(&call), 1};
   return batch;
 }

@@ -74,11 +74,11 @@ void Plan::Reset(const AttentionBatch& batch) {
     const int64_t queries = call.num_queries;
     const auto blocks = static_cast<int>((queries + queries_per_block - 1) / queries_per_block);
     if (call.mask != nullptr) mask_values_ += queries * (call.num_cells - call.first_cell);
-    if (blocks_.size() < static_cast<size_t>(num_blocks_ + blocks)) {
-      blocks_.resize(static_cast<size_t>(num_blocks_ + blocks));
-    }
+    const int end = num_blocks_ + blocks;
+    if (blocks_.size() < static_cast<size_t>(end)) blocks_.resize(static_cast<size_t>(end));
     for (int b = 0; b < blocks; ++b) {  // as even as can be
-      QueryBlock& block = blocks_[static_cast<size_t>(num_blocks_ + b)];
+      const int index = num_blocks_ + b;
+      QueryBlock& block = blocks_[static_cast<size_t>(index)];
       block.sequence = static_cast<int>(lengths_.size());
       block.first = static_cast<int>(queries * b / blocks);
       block.count = static_cast<int>(queries * (b + 1) / blocks) - block.first;

@@ -54,8 +54,8 @@ class Plan {
   }
   const QueryBlock& BlockOf(int unit) const {
     const Blocks& blocks = BlocksOf(unit);
-    return blocks_[static_cast<size_t>(blocks.first +
-                                       (unit - blocks.first * num_kv_heads_) % blocks.count)];
+    const int index = blocks.first + (unit - blocks.first * num_kv_heads_) % blocks.count;
+    return blocks_[static_cast<size_t>(index)];
   }
   int64_t FirstItem(int unit) const { return first_item_[static_cast<size_t>(unit)]; }
   int64_t EndItem(int unit) const { return first_item_[static_cast<size_t>(unit) + 1]; }
