@@ -2,11 +2,12 @@
 # The commands of the house. The work is done by scripts/ and CMakePresets.json.
 PREFIX ?= /usr/local
 
-.PHONY: help demo test build python install format tidy clean
+.PHONY: help demo test test-all build python install format tidy clean
 
 help:
 	@echo 'make demo                install what is missing, build, and measure on a small real model'
 	@echo 'make test                install what is missing, build, and run every test and check'
+	@echo 'make test-all            the same with every test under the sanitizers, fuzzing and all of clang-tidy'
 	@echo 'make build               the release build with its tests, in build/release'
 	@echo 'make python              the Python wheel, in build/python/wheels, and its tests'
 	@echo 'make install PREFIX=DIR  the command, the plug-in, the library and its headers'
@@ -22,6 +23,9 @@ demo:
 
 test:
 	@scripts/test.sh
+
+test-all:
+	@scripts/test.sh all
 
 build:
 	@scripts/packages.sh build test

@@ -155,7 +155,7 @@ void RunCase(const Case& c, const Options& options, double bandwidth) {
   const double base = Median(entries.front().times);
   if (!options.json) {
     std::printf("%s: %d queries, depth %lld, %d layers, %d threads, %s\n", c.name, c.num_queries,
-                static_cast<long long>(c.depth), w.layers, w.threads, ActiveTarget());
+                static_cast<long long>(c.depth), w.layers, w.threads, DefaultTarget().name);
   }
   for (const Entry& entry : entries) {
     const double time = Median(entry.times);
@@ -168,8 +168,8 @@ void RunCase(const Case& c, const Options& options, double bandwidth) {
           "\"microseconds\":%.2f,\"speedup\":%.3f,\"bytes_per_second\":%.4g,"
           "\"read_bandwidth\":%.4g,\"relative_difference\":%.3g}\n",
           c.name, c.head_dim, c.q_heads, c.kv_heads, static_cast<long long>(c.depth), c.num_queries,
-          w.layers, w.threads, ActiveTarget(), entry.name.c_str(), time * 1e6, base / time, rate,
-          bandwidth, error);
+          w.layers, w.threads, DefaultTarget().name, entry.name.c_str(), time * 1e6, base / time,
+          rate, bandwidth, error);
     } else {
       std::printf("  %-26s %10.1f us  x%-6.2f %6.2f GB/s (%3.0f %% of read)  difference %.2g\n",
                   entry.name.c_str(), time * 1e6, base / time, rate * 1e-9,

@@ -182,7 +182,7 @@ int main(int argc, char** argv) {
     *number = std::max(1, std::atoi(argv[i + 1]));
   }
   try {
-    std::printf("%d threads, %s, a layer\n", options.threads, polarquant::ActiveTarget());
+    std::printf("%d threads, %s, a layer\n", options.threads, polarquant::DefaultTarget().name);
     for (const Case& c : kCases) RunCase(c, options);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "bench_batch: %s\n", error.what());

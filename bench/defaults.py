@@ -41,8 +41,9 @@ def questions():
     yield "center-values", [cache(f"V {v}", balanced(b), v) for b in (3, 4)
                             for v in (f"turbo{b}", f"turbo{b}:center")]
     yield "rope", [cache(k, k, "turbo4") for k in
-                   ("turbo4", "turbo4:center", "turbo4:balance", "turbo4:balanced",
-                    "turbo4:center=rope", "turbo4:balanced:center=rope")]
+                   ("turbo4", "turbo4:center", "turbo4:center=step", "turbo4:balance",
+                    "turbo4:balance:center", *(f"turbo4:balanced:step={n}" for n in (16, 32, 128)),
+                    "turbo4:balanced")]
     yield "edges", [cache("no exception", balanced(3), "turbo3"),
                     cache("first 2 layers at 4 bits", balanced(3), "turbo3",
                           layers=edges(2, 1, balanced(4), "turbo4")[:1]),

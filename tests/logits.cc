@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs a script of cache operations on a model through libllama and writes every logit it gets, so
 // that two runs, with and without the plug-in, can be compared number by number. The tokens are a
-// fixed function of sequence and position.
+// fixed function of sequence and position, or an eighth of a text each.
 //
 //   logits MODEL FILE [-u N] [-s N] [-c N] [-t N] OPERATION...
 //     -u N  micro-batch tokens (128)   -s N  sequences (1)   -c N  cells (1024)   -t N  threads (2)
+//     -f TEXT  take the tokens from it   -o N  the first sequence's number (0)
+//     -r LOGITS  print for each sequence the mean KL divergence from those that an earlier run
+//     wrote
 //   Operations, on every sequence at once:
 //     pN    decode the next N tokens and write their logits
 //     jN    decode N wrong tokens, nothing written
@@ -17,10 +20,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
+#include <iterator>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -36,11 +41,12 @@ enum class Purpose { kWrite, kMislead, kFill };
 
 struct Options {
   std::string model;
-  std::string output;
+  std::string output, text, reference;
   int micro_batch = 128;
   int sequences = 1;
   int cells = 1024;
   int threads = 2;
+  int first_sequence = 0;
   std::vector<std::string> operations;
 };
 
@@ -53,8 +59,16 @@ Options ParseArguments(int argc, char** argv) {
   for (int i = 3; i < argc; ++i) {
     const std::string word = argv[i];
     if (word.size() == 2 && word[0] == '-' && i + 1 < argc) {
-      const int value = std::stoi(argv[++i]);
+      const std::string argument = argv[++i];
+      if (word == "-f" || word == "-r") {
+        (word == "-f" ? options.text : options.reference) = argument;
+        continue;
+      }
+      const int value = std::stoi(argument);
       switch (word[1]) {
+        case 'o':
+          options.first_sequence = value;
+          break;
         case 'u':
           options.micro_batch = value;
           break;
@@ -108,6 +122,11 @@ class Run {
     file_.reset(std::fopen(options.output.c_str(), "wb"));
     if (!file_) throw std::runtime_error("cannot write " + options.output);
     batch_ = llama_batch_init(options.cells, 0, 1);
+    if (!options.text.empty()) Tokenize(options.text);
+    if (options.reference.empty()) return;
+    reference_.reset(std::fopen(options.reference.c_str(), "rb"));
+    if (!reference_) throw std::runtime_error("cannot read " + options.reference);
+    divergence_.resize(static_cast<size_t>(options.sequences));
   }
   ~Run() { llama_batch_free(batch_); }
   Run(const Run&) = delete;
@@ -134,6 +153,7 @@ class Run {
 
   void Finish() {
     if (std::fflush(file_.get()) != 0) throw std::runtime_error("cannot write the logits");
+    for (const double sum : divergence_) std::printf("%.6f\n", sum / scored_);
   }
 
  private:
@@ -143,8 +163,44 @@ class Run {
     void operator()(std::FILE* file) const { std::fclose(file); }
   };
 
+  void Tokenize(const std::string& path) {
+    std::ifstream file(path);
+    const std::string text{std::istreambuf_iterator<char>(file), {}};
+    tokens_.resize(text.size() + 8);
+    const int count = llama_tokenize(llama_model_get_vocab(model_.get()), text.data(),
+                                     static_cast<int32_t>(text.size()), tokens_.data(),
+                                     static_cast<int32_t>(tokens_.size()), false, false);
+    if (count < kParts) throw std::runtime_error("no text in " + path);
+    tokens_.resize(static_cast<size_t>(count));
+  }
+
+  // Adds what a token's next-token distribution diverges from the reference's, in nats.
+  void Compare(const float* logits, int sequence) {
+    std::vector<float> expected(static_cast<size_t>(vocabulary_));
+    if (std::fread(expected.data(), sizeof(float), expected.size(), reference_.get()) !=
+        expected.size()) {
+      throw std::runtime_error("the reference has fewer logits");
+    }
+    const auto log_sum = [&](const float* x) {
+      const double max = *std::max_element(x, x + vocabulary_);
+      double sum = 0;
+      for (int i = 0; i < vocabulary_; ++i) sum += std::exp(x[i] - max);
+      return max + std::log(sum);
+    };
+    const double p_sum = log_sum(expected.data()), q_sum = log_sum(logits);
+    for (size_t i = 0; i < expected.size(); ++i) {
+      const double log_p = expected[i] - p_sum;
+      divergence_[static_cast<size_t>(sequence)] += std::exp(log_p) * (log_p - logits[i] + q_sum);
+    }
+    if (sequence == 0) ++scored_;
+  }
+
   // A multiplicative hash of (sequence, number of the token in its text).
   llama_token Token(int sequence, int index, bool wrong) const {
+    if (!tokens_.empty() && !wrong) {
+      const size_t part = tokens_.size() / kParts;
+      return tokens_.at(static_cast<size_t>(sequence) * part + static_cast<size_t>(index) % part);
+    }
     uint64_t x = static_cast<uint64_t>(index) * 2 + (wrong ? 1 : 0) + 1;
     x = (x + static_cast<uint64_t>(sequence) * 1000003ULL) * 0x9E3779B97F4A7C15ULL;
     return static_cast<llama_token>((x >> 33) % static_cast<uint64_t>(vocabulary_));
@@ -159,7 +215,8 @@ class Run {
       for (int sequence = 0; sequence < options_.sequences; ++sequence) {
         for (int i = 0; i < tokens; ++i) {
           const int slot = batch_.n_tokens++;
-          batch_.token[slot] = Token(sequence, text_ + first + i, purpose == Purpose::kMislead);
+          batch_.token[slot] = Token(options_.first_sequence + sequence, text_ + first + i,
+                                     purpose == Purpose::kMislead);
           batch_.pos[slot] = position_ + first + i;
           batch_.n_seq_id[slot] = 1;
           batch_.seq_id[slot][0] = sequence;
@@ -169,8 +226,9 @@ class Run {
       const int status = llama_decode(context_.get(), batch_);
       if (status != 0) throw std::runtime_error("llama_decode: " + std::to_string(status));
       for (int slot = 0; slot < batch_.n_tokens && purpose == Purpose::kWrite; ++slot) {
-        std::fwrite(llama_get_logits_ith(context_.get(), slot), sizeof(float),
-                    static_cast<size_t>(vocabulary_), file_.get());
+        const float* logits = llama_get_logits_ith(context_.get(), slot);
+        std::fwrite(logits, sizeof(float), static_cast<size_t>(vocabulary_), file_.get());
+        if (reference_) Compare(logits, batch_.seq_id[slot][0]);
       }
     }
     position_ += count;
@@ -221,12 +279,17 @@ class Run {
     }
   }
 
+  static constexpr int kParts = 8;  // of a text, one a sequence
+
   llama_memory_t memory() const { return llama_get_memory(context_.get()); }
 
   Options options_;
   std::unique_ptr<llama_model, Free> model_;
   std::unique_ptr<llama_context, Free> context_;
-  std::unique_ptr<std::FILE, Free> file_;
+  std::unique_ptr<std::FILE, Free> file_, reference_;
+  std::vector<llama_token> tokens_;  // of the text
+  std::vector<double> divergence_;   // of each sequence, summed over `scored_` tokens of it
+  int scored_ = 0;
   llama_batch batch_ = {};
   int vocabulary_ = 0;
   int position_ = 0;  // of the next token

@@ -10,14 +10,8 @@ import unittest
 import support
 
 PROFILE_SCRIPT = ("p200", "j20", "r20", "p50", "k32", "p20", "save", "p20")
-TURNING_SCRIPT = ("p200", "j20", "r20", "p50", "k32", "p40")  # such rows cannot be saved
+UNSAVED_SCRIPT = ("p200", "j20", "r20", "p50", "k32", "p40")  # such rows cannot be saved
 RECURRENT_SCRIPT = ("p200", "p70")
-
-
-def tune(model, path):
-    support.run([support.COMMAND, "tune", "-m", model, "--tokens", 2048, "-t", support.THREADS,
-                 "-o", path], support.stock())
-    return path
 
 
 class RandomModels(unittest.TestCase):
@@ -37,7 +31,7 @@ class RandomModels(unittest.TestCase):
 
     def profile(self, name):
         path = self.here / f"{name}.safetensors"
-        return path if path.exists() else tune(self.model(name), path)
+        return path if path.exists() else support.tune(self.model(name), path)
 
     def test_every_shape_is_near_stock(self):
         names = support.run([support.RANDOM_GGUF, "list"], support.stock()).stdout.split()
@@ -45,9 +39,7 @@ class RandomModels(unittest.TestCase):
             if name.startswith("bench"):
                 continue
             for kv, script in (("turbo4:balanced/turbo4", PROFILE_SCRIPT),
-                               ("turbo4:balanced:center=rope/turbo4", TURNING_SCRIPT)):
-                if name == "alibi" and script is TURNING_SCRIPT:
-                    continue
+                               ("turbo4:balance:center/turbo4", UNSAVED_SCRIPT)):
                 with self.subTest(model=name, kv=kv):
                     script = RECURRENT_SCRIPT if name == "hybrid" else script
                     env = support.owned(kv, window=0, profile=self.profile(name))
@@ -62,15 +54,9 @@ class RandomModels(unittest.TestCase):
                                512, "-o", self.here / "random"], support.stock())
         self.assertIn("random tokens", process.stderr)
 
-    def test_a_rotating_centre_without_rope_is_refused(self):
-        env = support.owned("turbo4:center=rope/turbo4", profile=self.profile("alibi"))
-        process = support.run([support.LOGITS, self.model("alibi"), "/dev/null", "p20"], env,
-                              status=None)
-        self.assertIn("no RoPE", process.stderr)
-
-    def test_a_missing_profile_is_an_error_that_says_how_to_make_one(self):
+    def test_missing_dense_maps_are_an_error_that_says_how_to_make_one(self):
         process = support.run([support.LOGITS, self.model("dim64_gqa4"), "/dev/null", "p20"],
-                              support.owned("turbo4:balanced/turbo4"), status=None)
+                              support.owned("turbo4:dense/turbo4"), status=None)
         self.assertIn("polarquant tune", process.stderr)
 
     def test_another_model_s_profile_is_refused_by_name(self):
@@ -100,7 +86,7 @@ class SavedState(unittest.TestCase):
             state, prompt = folder / "state", folder / "prompt.txt"
             prompt.write_text(support.ESSAY.read_text(encoding="utf-8")[:3000], encoding="utf-8")
             env = support.owned("turbo4:balanced/turbo4", window=0,
-                                profile=tune(support.MODEL, folder / "model.safetensors"))
+                                profile=support.tune(support.MODEL, folder / "model.safetensors"))
             words = [support.LLAMA / "llama-completion", "-m", support.MODEL, "-f", prompt, "-n",
                      "16", "-no-cnv", "--temp", "0", "--no-display-prompt", "-t", support.THREADS,
                      "-c", "2048", "--prompt-cache", state, "--prompt-cache-ro"]
@@ -120,8 +106,8 @@ class BiasedKeys(unittest.TestCase):
             folder = pathlib.Path(folder)
             model, profile = folder / "biased.gguf", folder / "biased.safetensors"
             support.run([support.BIASED_GGUF, support.MODEL, model], support.stock())
-            tune(model, profile)
-            keys = ["turbo4", "turbo4:balanced", "turbo4:balanced:center=rope"]
+            support.tune(model, profile)
+            keys = ["turbo4", "turbo4:balance:center", "turbo4:balanced"]
             caches = [word for key in keys for word in ("--kv", f"{key}/f16")]
             env = dict(support.stock(), XDG_CACHE_HOME=str(folder))
             process = support.run(
@@ -131,9 +117,9 @@ class BiasedKeys(unittest.TestCase):
             kl = {run["kv"]: run["kl_mean"] for run in json.loads(process.stdout)["runs"]}
             print(json.dumps(kl))
             self.assertGreater(kl["turbo4/f16"], 1.0)
-            self.assertLess(kl["turbo4:balanced/f16"], 0.02)
-            self.assertLess(kl["turbo4:balanced:center=rope/f16"], 0.015)
-            self.assertLess(kl["turbo4:balanced:center=rope/f16"], kl["stock:q8_0/f16"])
+            self.assertLess(kl["turbo4:balance:center/f16"], 0.02)
+            self.assertLess(kl["turbo4:balanced/f16"], 0.015)
+            self.assertLess(kl["turbo4:balanced/f16"], kl["stock:q8_0/f16"])
 
 
 if __name__ == "__main__":

@@ -70,6 +70,12 @@ def logits(model, env, *script):
     return values
 
 
+def tune(model, path):
+    """Makes the model's profile; returns where."""
+    run([COMMAND, "tune", "-m", model, "--tokens", 2048, "-t", THREADS, "-o", path], stock())
+    return path
+
+
 def relative_error(values, reference):
     """Root mean square of the difference, in standard deviations of the reference."""
     if len(values) != len(reference):
@@ -93,7 +99,8 @@ class Server:
     def __init__(self, env, *arguments, program=None):
         self.port = _free_port()
         self.log = tempfile.NamedTemporaryFile(mode="w+", suffix=".log")
-        command = [str(program or LLAMA / "llama-server"), "-m", MODEL, "--port", str(self.port),
+        words = program if isinstance(program, list) else [program or LLAMA / "llama-server"]
+        command = [*map(str, words), "-m", MODEL, "--port", str(self.port),
                    "--host", "127.0.0.1", "-t", THREADS, "--no-warmup", *map(str, arguments)]
         self.process = subprocess.Popen(command, env=env, stdout=self.log, stderr=self.log,
                                         stdin=subprocess.DEVNULL)

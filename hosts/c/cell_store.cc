@@ -42,6 +42,10 @@ std::unique_ptr<pq_cell_store> Make(const pq_cell_store_config& from) {
   config.sink_tokens = from.sink_tokens;
   config.max_partial_pages = from.max_partial_pages;
   config.profile = ProfileOf(from.profile, from.num_kv_heads, from.head_dim);
+  if (config.scheme.normalisation.needs_profile() && config.profile == nullptr) {
+    throw Error(ErrorCode::kParameter, "scheme " + config.scheme.ToString() +
+                                           " needs the layer's key profile: set config.profile");
+  }
   return std::make_unique<pq_cell_store>(config);
 }
 
@@ -56,6 +60,11 @@ std::span<const int64_t> CellsOf(const int64_t* cells, int64_t count) {
   CheckRange<int64_t>("count", count, 0, std::numeric_limits<int64_t>::max() / 8);
   if (count > 0) Needed(cells, "cells");
   return {cells, static_cast<size_t>(count)};
+}
+
+void CheckSaved(const CellStore& store, int64_t count, size_t saved_bytes) {
+  CheckRange<int64_t>("count", count, 0, store.num_cells());
+  CheckBytes("saved_bytes", saved_bytes, static_cast<size_t>(count) * store.saved_row_bytes());
 }
 
 }  // namespace
@@ -89,8 +98,13 @@ pq_status pq_cell_store_settle(pq_cell_store* store, int32_t num_threads) {
   });
 }
 
-pq_status pq_cell_store_pin_sinks(pq_cell_store* store, const int64_t* cells, int64_t count) {
-  return Guard([&] { StoreOf(store).PinSinks(CellsOf(cells, count)); });
+pq_status pq_cell_store_retire(pq_cell_store* store, const int64_t* cells, int64_t count,
+                               int32_t num_threads) {
+  return Guard([&] {
+    CellStore& of = StoreOf(store);
+    CheckThreads(num_threads);
+    of.Retire(CellsOf(cells, count), num_threads);
+  });
 }
 
 pq_status pq_cell_store_clear(pq_cell_store* store) {
@@ -125,21 +139,27 @@ pq_status pq_cell_store_saved_row_bytes(const pq_cell_store* store, size_t* save
   });
 }
 
-pq_status pq_cell_store_save_row(const pq_cell_store* store, int64_t cell, void* saved,
-                                 size_t saved_bytes) {
+pq_status pq_cell_store_save_rows(const pq_cell_store* store, int64_t first, int64_t count,
+                                  void* saved, size_t saved_bytes, int32_t num_threads) {
   return Guard([&] {
     const CellStore& of = StoreOf(store);
-    CheckBytes("saved_bytes", saved_bytes, of.saved_row_bytes());
-    of.SaveRow(cell, &Needed(static_cast<std::byte*>(saved), "saved"));
+    CheckThreads(num_threads);
+    CheckSaved(of, count, saved_bytes);
+    if (count > 0)
+      of.SaveRows(first, count, &Needed(static_cast<std::byte*>(saved), "saved"), num_threads);
   });
 }
 
-pq_status pq_cell_store_load_row(pq_cell_store* store, int64_t cell, const void* saved,
-                                 size_t saved_bytes) {
+pq_status pq_cell_store_load_rows(pq_cell_store* store, int64_t first, int64_t count,
+                                  const void* saved, size_t saved_bytes, int32_t num_threads) {
   return Guard([&] {
     CellStore& of = StoreOf(store);
-    CheckBytes("saved_bytes", saved_bytes, of.saved_row_bytes());
-    of.LoadRow(cell, &Needed(static_cast<const std::byte*>(saved), "saved"));
+    CheckThreads(num_threads);
+    CheckSaved(of, count, saved_bytes);
+    if (count > 0) {
+      of.LoadRows(first, count, &Needed(static_cast<const std::byte*>(saved), "saved"),
+                  num_threads);
+    }
   });
 }
 

@@ -81,9 +81,10 @@ TEST(CCellStore, IsTheCellStoreOfCxxAtEveryStep) {
   const Floats rows = Random(400 * kRow, 1);
   cpp.Write(Cells(0, 400), rows.data(), kRow, 1);
   ExpectEqual(c.get(), cpp);
-  const auto sinks = Cells(0, 4);
-  ASSERT_TRUE(Ok(pq_cell_store_pin_sinks(c.get(), sinks.data(), 4)));
-  cpp.PinSinks(sinks);
+  const auto some = Cells(20, 40);
+  ASSERT_TRUE(Ok(pq_cell_store_retire(c.get(), some.data(), 40, 1)));
+  cpp.Retire(some, 1);
+  ExpectEqual(c.get(), cpp);
   ASSERT_TRUE(Ok(pq_cell_store_settle(c.get(), 2)));
   cpp.Settle(2);
   EXPECT_GT(MemoryOf(c.get()).code_bytes, 0u);
@@ -106,24 +107,33 @@ TEST(CCellStore, TakesRowsWithAStride) {
   EXPECT_NEAR(RowOf(store.get(), 3)[5], rows[kRow + 10], 1e-2f);
 }
 
-TEST(CCellStore, SavesAndLoadsItsVeryCodes) {
-  const CellStorePtr from = Made(SomeConfig()), to = Made(SomeConfig());
+TEST(CCellStore, SavesAndLoadsItsVeryCodesAtAnyCell) {
+  pq_cell_store_config config = SomeConfig();
+  config.scheme = "turbo4";
+  const CellStorePtr from = Made(config), to = Made(config);
   Write(from.get(), 0, 300, 3);
   ASSERT_TRUE(Ok(pq_cell_store_settle(from.get(), 1)));
   size_t bytes = 0;
   ASSERT_TRUE(Ok(pq_cell_store_saved_row_bytes(from.get(), &bytes)));
   ASSERT_EQ(bytes, static_cast<size_t>(kRow) * 2);
+  bytes *= 300;
   std::vector<std::byte> saved(bytes);
+  ASSERT_TRUE(Ok(pq_cell_store_save_rows(from.get(), 0, 300, saved.data(), bytes, 2)));
+  ASSERT_TRUE(Ok(pq_cell_store_load_rows(to.get(), 37, 300, saved.data(), bytes, 2)));
   for (int64_t cell = 0; cell < 300; ++cell) {
-    ASSERT_TRUE(Ok(pq_cell_store_save_row(from.get(), cell, saved.data(), bytes)));
-    ASSERT_TRUE(Ok(pq_cell_store_load_row(to.get(), cell, saved.data(), bytes)));
-    ASSERT_EQ(RowOf(to.get(), cell), RowOf(from.get(), cell));
+    ASSERT_EQ(RowOf(to.get(), cell + 37), RowOf(from.get(), cell));
   }
-  saved[3] ^= std::byte{0xff};
-  ASSERT_TRUE(Ok(pq_cell_store_save_row(from.get(), 0, saved.data(), bytes)));
-  saved[2] ^= std::byte{0xff};
-  EXPECT_TRUE(Refused(PQ_ERROR_CORRUPTION, pq_cell_store_load_row(to.get(), 0, saved.data(), bytes),
-                      {"cell 0"}));
+  saved[bytes / 300 * 100 + 2] ^= std::byte{0xff};  // the tag of a coded row
+  EXPECT_TRUE(Refused(PQ_ERROR_CORRUPTION,
+                      pq_cell_store_load_rows(to.get(), 0, 300, saved.data(), bytes, 1),
+                      {"cell 100"}));
+  EXPECT_TRUE(Refused(PQ_ERROR_PARAMETER,
+                      pq_cell_store_save_rows(from.get(), 0, 2, saved.data(), bytes, 1),
+                      {"saved_bytes"}));
+  const CellStorePtr pages = Made(SomeConfig());
+  EXPECT_TRUE(Refused(PQ_ERROR_UNSUPPORTED,
+                      pq_cell_store_save_rows(pages.get(), 0, 300, saved.data(), bytes, 1),
+                      {"turbo4:center", "whole pages"}));
 }
 
 TEST(CCellStore, CopiesBitForBitFromAnotherOfItsKind) {
@@ -141,7 +151,7 @@ TEST(CCellStore, CopiesBitForBitFromAnotherOfItsKind) {
                       {"turbo4:center", "must be equal"}));
 }
 
-TEST(CCellStore, TakesAProfileForBalanceAndForARotatingCentre) {
+TEST(CCellStore, TakesAProfileForBalanceAndForASteppedCentre) {
   Floats balance = Scales(kRow), mean(kRow, 1.0f);
   std::vector<double> frequencies;
   for (int i = 0; i < kDim / 2; ++i) frequencies.push_back(1.0 / (1 + i));
@@ -152,7 +162,7 @@ TEST(CCellStore, TakesAProfileForBalanceAndForARotatingCentre) {
   profile.rope_dims = kDim;
   profile.rope_frequencies = frequencies.data();
   pq_cell_store_config config = SomeConfig();
-  config.scheme = "turbo4:balanced:center=rope";
+  config.scheme = "turbo4:balanced";
   pq_cell_store* none = nullptr;
   EXPECT_TRUE(Refused(PQ_ERROR_PARAMETER, pq_cell_store_create(&config, &none), {"profile"}));
   config.profile = &profile;
@@ -169,11 +179,6 @@ TEST(CCellStore, TakesAProfileForBalanceAndForARotatingCentre) {
   ASSERT_TRUE(Ok(pq_cell_store_settle(store.get(), 1)));
   const Floats row = RowOf(store.get(), 0);
   for (size_t i = 0; i < row.size(); ++i) EXPECT_NEAR(row[i], rows[i], 1.0f);
-  size_t bytes = kRow * 2;
-  std::vector<std::byte> saved(bytes);
-  EXPECT_TRUE(Refused(PQ_ERROR_UNSUPPORTED,
-                      pq_cell_store_save_row(store.get(), 0, saved.data(), bytes),
-                      {"turbo4:balanced:center=rope"}));
 }
 
 TEST(CCellStore, RefusesConfigurationsOutsideItsLimits) {
@@ -225,9 +230,9 @@ TEST(CCellStore, RefusesCallsThatDoNotFitAndSaysWhy) {
   EXPECT_EQ(MemoryOf(s).filled_cells, 0);  // a refused write writes nothing
   parameter(pq_cell_store_settle(nullptr, 1), {"store is NULL"});
   parameter(pq_cell_store_settle(s, -1), {"num_threads is -1"});
-  parameter(pq_cell_store_pin_sinks(nullptr, good, 2), {"store is NULL"});
-  parameter(pq_cell_store_pin_sinks(s, past, 2), {"600"});
-  parameter(pq_cell_store_pin_sinks(s, nullptr, 2), {"cells is NULL"});
+  parameter(pq_cell_store_retire(nullptr, good, 2, 1), {"store is NULL"});
+  parameter(pq_cell_store_retire(s, past, 2, 1), {"600"});
+  parameter(pq_cell_store_retire(s, nullptr, 2, 1), {"cells is NULL"});
   parameter(pq_cell_store_clear(nullptr), {"store is NULL"});
   parameter(pq_cell_store_clear_cells(nullptr, 0, 1), {"store is NULL"});
   parameter(pq_cell_store_clear_cells(s, 590, 11), {"11", "between 0 and 10"});
@@ -241,14 +246,14 @@ TEST(CCellStore, RefusesCallsThatDoNotFitAndSaysWhy) {
   size_t bytes = 0;
   parameter(pq_cell_store_saved_row_bytes(nullptr, &bytes), {"store is NULL"});
   parameter(pq_cell_store_saved_row_bytes(s, nullptr), {"saved_bytes is NULL"});
-  parameter(pq_cell_store_save_row(nullptr, 0, r, 256), {"store is NULL"});
-  parameter(pq_cell_store_save_row(s, 0, nullptr, 256), {"saved is NULL"});
-  parameter(pq_cell_store_save_row(s, 0, r, 255), {"saved_bytes is 255", "256"});
-  parameter(pq_cell_store_save_row(s, -1, r, 256), {"cell is -1"});
-  parameter(pq_cell_store_load_row(nullptr, 0, r, 256), {"store is NULL"});
-  parameter(pq_cell_store_load_row(s, 0, nullptr, 256), {"saved is NULL"});
-  parameter(pq_cell_store_load_row(s, 0, r, 1), {"saved_bytes is 1", "256"});
-  parameter(pq_cell_store_load_row(s, kCells, r, 256), {"600"});
+  parameter(pq_cell_store_save_rows(nullptr, 0, 1, r, 256, 1), {"store is NULL"});
+  parameter(pq_cell_store_save_rows(s, 0, 1, nullptr, 256, 1), {"saved is NULL"});
+  parameter(pq_cell_store_save_rows(s, 0, 1, r, 255, 1), {"saved_bytes is 255", "256"});
+  parameter(pq_cell_store_save_rows(s, -1, 1, r, 256, 1), {"first cell is -1"});
+  parameter(pq_cell_store_load_rows(nullptr, 0, 1, r, 256, 1), {"store is NULL"});
+  parameter(pq_cell_store_load_rows(s, 0, 1, nullptr, 256, 1), {"saved is NULL"});
+  parameter(pq_cell_store_load_rows(s, 0, 1, r, 1, 1), {"saved_bytes is 1", "256"});
+  parameter(pq_cell_store_load_rows(s, kCells, 1, r, 256, 1), {"count of cells is 1"});
   pq_memory_use use = PQ_MEMORY_USE_INIT;
   parameter(pq_cell_store_memory(nullptr, &use), {"store is NULL"});
   parameter(pq_cell_store_memory(s, nullptr), {"memory is NULL"});

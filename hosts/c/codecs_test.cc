@@ -19,7 +19,7 @@ TEST(CLibrary, SaysItsVersionAndItsKernels) {
   EXPECT_EQ(info.version_major, PQ_VERSION_MAJOR);
   EXPECT_EQ(info.version_minor, PQ_VERSION_MINOR);
   EXPECT_EQ(info.version_patch, PQ_VERSION_PATCH);
-  EXPECT_STREQ(info.target, ActiveTarget());
+  EXPECT_STREQ(info.target, DefaultTarget().name);
   EXPECT_TRUE(Refused(PQ_ERROR_PARAMETER, pq_library(nullptr), {"info is NULL"}));
 }
 

@@ -17,7 +17,7 @@ pq_status pq_library(pq_library_info* info) {
     facts.version_major = PQ_VERSION_MAJOR;
     facts.version_minor = PQ_VERSION_MINOR;
     facts.version_patch = PQ_VERSION_PATCH;
-    facts.target = ActiveTarget();
+    facts.target = DefaultTarget().name;
     Give(facts, info, "info");
   });
 }

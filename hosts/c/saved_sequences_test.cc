@@ -136,7 +136,7 @@ TEST(CSavedSequences, OutliveTheirFileAndAreOutlivedByTheirCaches) {
 // Two forks of a cache share its open page, and each may be given its profile afterwards.
 TEST(CSavedSequences, MayShareAPageAndDifferInTheirProfiles) {
   SequenceShape shape;
-  shape.key = "turbo4:balanced";
+  shape.key = "turbo4:balance";
   Twins twins(shape);
   twins.Append(50);
   const SequencePtr one = Fork(twins.c.get()), other = Fork(twins.c.get());

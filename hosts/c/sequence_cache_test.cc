@@ -113,9 +113,9 @@ TEST(CSequence, TakesEveryNumberTypeInAnyStrides) {
   }
 }
 
-TEST(CSequence, WantsAProfileOnlyWhenAPageWouldClose) {
+TEST(CSequence, WantsAProfileOnlyWhenAPageHasLeftTheWindow) {
   SequenceShape shape;
-  shape.key = "turbo4:balanced";
+  shape.key = "turbo4:balance";
   Twins twins(shape);
   twins.Append(50);
   twins.Settle();
@@ -124,7 +124,7 @@ TEST(CSequence, WantsAProfileOnlyWhenAPageWouldClose) {
   twins.Append(100);
   EXPECT_EQ(StateOf(twins.c.get()).wants_profile, 1);
   EXPECT_TRUE(Refused(PQ_ERROR_PARAMETER, pq_sequence_cache_settle(twins.c.get(), 1),
-                      {"turbo4:balanced", "profile"}));
+                      {"turbo4:balance", "profile"}));
   const Floats balance = Scales(128);
   pq_key_profile profile = PQ_KEY_PROFILE_INIT;
   profile.balance = balance.data();
@@ -169,7 +169,7 @@ TEST(CSequence, RefusesConfigurationsOutsideItsLimits) {
   refused(unsupported, [](Config& c) { c.page_tokens = 512; }, {"512", "64, 128 or 256"});
   refused(parameter, [](Config& c) { c.window_tokens = -1; }, {"window_tokens is -1"});
   refused(parameter, [](Config& c) { c.sink_tokens = -1; }, {"sink_tokens is -1"});
-  refused(unsupported, [](Config& c) { c.key_scheme = "turbo4:center=rope"; }, {"center=rope"});
+  refused(PQ_ERROR_FORMAT, [](Config& c) { c.key_scheme = "turbo4:center=rope"; }, {"center=rope"});
   refused(unsupported, [](Config& c) { c.value_scheme = "turbo4:balanced"; }, {"for keys"});
   pq_sequence_cache* cache = nullptr;
   EXPECT_TRUE(Refused(parameter, pq_sequence_cache_create(nullptr, &cache), {"config is NULL"}));

@@ -81,8 +81,7 @@ std::vector<CacheSpec> ParseCaches(const CacheOptions& options) {
     add(std::move(spec));
   }
   if (specs.empty()) {
-    add(ParseCache(options.profile.none ? kDefaultWithoutProfile : kDefaultCache,
-                   options.window_tokens, options.sink_tokens));
+    add(ParseCache(kDefaultCache, options.window_tokens, options.sink_tokens));
   }
   return specs;
 }

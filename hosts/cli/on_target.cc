@@ -23,7 +23,7 @@ std::string Answer(const char* target, const std::function<std::string()>& work)
   try {
     if (target != nullptr) setenv("POLARQUANT_ISA", target, /*overwrite=*/1);
     try {
-      ActiveTarget();
+      (void)DefaultTarget();
     } catch (const Error&) {
       if (target == nullptr) throw;
       return {kLacks};

@@ -13,8 +13,8 @@ namespace polarquant::cli {
 namespace {
 
 TEST(OnTarget, RunsTheKernelsOfThatTarget) {
-  EXPECT_EQ(OnTarget("scalar", [] { return std::string(ActiveTarget()); }), "scalar");
-  EXPECT_TRUE(OnTarget(nullptr, [] { return std::string(ActiveTarget()); }).has_value());
+  EXPECT_EQ(OnTarget("scalar", [] { return std::string(DefaultTarget().name); }), "scalar");
+  EXPECT_TRUE(OnTarget(nullptr, [] { return std::string(DefaultTarget().name); }).has_value());
 }
 
 TEST(OnTarget, GivesNothingWhereTheTargetIsMissing) {

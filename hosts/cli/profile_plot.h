@@ -8,15 +8,15 @@
 
 namespace polarquant::cli {
 
-// What is done to keys before they are coded, each step on top of the one before.
+// What is done to keys before they are coded.
 struct GainStep {
   const char* name;
   Normalisation normalisation;
 };
 inline constexpr GainStep kGainSteps[] = {
     {"center", {.center = true}},
-    {"balanced", {.center = true, .balance = true}},
-    {"balanced:center=rope", {.center = true, .balance = true, .rope = true}},
+    {"balance:center", {.center = true, .balance = true}},
+    {"balanced", {.balance = true, .step = kUsualStep}},
 };
 
 // Writes an SVG: predicted gain in dB, layers across and kv_heads down, a panel for each step.

@@ -37,10 +37,9 @@ void CheckFingerprint(const ModelProfile& profile, const ModelName& model,
 std::string EnsureProfile(const std::string& model_path, const ModelName& name,
                           const LoadPlugin& load_plugin, const TuneOptions& options) {
   const fs::path path = ProfilePath(name.fingerprint);
-  if (fs::exists(path)) {
-    const ModelProfile profile = ModelProfile::Load(path.string());
-    CheckFingerprint(profile, name, path.string());
-    if (!options.dense || profile.has_dense()) return path.string();
+  if (const std::optional<ModelProfile> profile = LoadKept(path.string())) {
+    CheckFingerprint(*profile, name, path.string());
+    if (!options.dense || profile->has_dense()) return path.string();
   }
   fmt::print(stderr, "polarquant: no profile of {}{} yet, making one ({})\n", name.name,
              options.dense ? " with dense maps" : "", path.string());
@@ -109,6 +108,17 @@ ModelProfile MakeProfile(const std::string& model_path, const ModelName& name, c
   return profile;
 }
 
+std::optional<ModelProfile> LoadKept(const std::string& path) {
+  if (!fs::exists(path)) return std::nullopt;
+  try {
+    return ModelProfile::Load(path);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kFormat) throw;
+    fmt::print(stderr, "polarquant: {}; it is made anew\n", error.what());
+    return std::nullopt;
+  }
+}
+
 fs::path ProfilePath(const std::string& fingerprint) {
   const fs::path folder = CacheFolder() / "profiles";
   std::error_code failure;
@@ -131,10 +141,11 @@ std::vector<std::string> AttachProfiles(std::vector<CacheSpec>& specs,
       specs, [](const CacheSpec& spec) { return !spec.stock && spec.policy.needs_dense(); });
   for (CacheSpec& spec : specs) {
     if (spec.stock || !spec.policy.needs_profile() || !spec.policy.profiles.empty()) continue;
+    if (options.none && !spec.policy.needs_dense()) continue;  // learnt from the first prompt
     if (options.none) {
       throw Error(ErrorCode::kParameter,
-                  fmt::format("the cache {} needs a profile of the model, and --no-profile says "
-                              "there shall be none; choose another cache",
+                  fmt::format("the cache {} needs dense maps from a profile of the model, and "
+                              "--no-profile says there shall be none; choose another cache",
                               spec.label));
     }
     if (options.files.empty() && model_paths.empty()) {

@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,10 @@ ModelProfile MakeProfile(const std::string& model_path, const ModelName& name, c
 
 // Where the profile of a model of this fingerprint is kept.
 std::filesystem::path ProfilePath(const std::string& fingerprint);
+
+// The profile in a file that is kept. None if there is no file, or none this program reads (said on
+// standard error): then it is made anew.
+std::optional<ModelProfile> LoadKept(const std::string& path);
 
 // Loads a plug-in into this process when one is needed.
 using LoadPlugin = std::function<const Plugin&()>;

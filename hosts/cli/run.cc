@@ -87,7 +87,7 @@ int RunRun(const GlobalOptions& global, const RunOptions& options) {
 
   if (information) {
     // Nothing will be cached: no profile is made for a question.
-    specs.front() = ParseCache(kDefaultWithoutProfile, 0, 0);
+    specs.front() = ParseCache("turbo4", 0, 0);
   }
   std::unique_ptr<Plugin> loaded;
   const std::vector<std::string> profiles = AttachProfiles(

@@ -72,7 +72,7 @@ int RunSchemes(const SchemesOptions& options) {
 
   Json report;
   report["head_dim"] = options.head_dim;
-  report["active_target"] = ActiveTarget();
+  report["active_target"] = DefaultTarget().name;
   report["schemes"] = Json::array();
   Json refused = Json::array();
   Table table({"scheme", "roles", "bits/value", "record", "header", "page", "fast on", "summary"});
@@ -109,7 +109,7 @@ int RunSchemes(const SchemesOptions& options) {
   }
   const std::string heading = fmt::format(
       "head_dim {}; record: bytes of one row, header: bytes of one page; kernels here: {}\n\n",
-      options.head_dim, ActiveTarget());
+      options.head_dim, DefaultTarget().name);
   report["refused"] = refused;
   report["options"] = Json::array();
   std::string words = "\n";

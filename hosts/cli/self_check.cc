@@ -82,6 +82,11 @@ class Case {
     auto profile = std::make_shared<KeyProfile>();
     profile->balance = Normal(kKvHeads * head_dim_);
     for (float& scale : profile->balance) scale = std::exp(0.5f * scale);
+    profile->mean = Normal(kKvHeads * head_dim_);
+    profile->rope = {Rope::Pairing::kHalves, head_dim_ / 2 * 2, {}};
+    for (int i = 0; i < profile->rope.dims / 2; ++i) {
+      profile->rope.frequencies.push_back(std::pow(1e4, -2.0 * i / profile->rope.dims));
+    }
     return profile;
   }
 
@@ -96,8 +101,8 @@ class Case {
     std::vector<int64_t> cells(kCells);
     std::iota(cells.begin(), cells.end(), 0);
     const std::vector<float> rows = Normal(kCells * kKvHeads * head_dim_);
-    store.Write(cells, rows.data(), int64_t{kKvHeads} * head_dim_, num_threads);
-    store.PinSinks(std::vector<int64_t>{0, 1, 2, 3});
+    const std::vector<int32_t> positions(cells.begin(), cells.end());
+    store.Write(cells, rows.data(), int64_t{kKvHeads} * head_dim_, num_threads, positions.data());
     store.Settle(num_threads);
   }
 

@@ -2,6 +2,7 @@
 // Host: the command `polarquant`. `tune` makes a model's profile, `profile` shows one.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <memory>
 
@@ -14,10 +15,6 @@
 
 namespace polarquant::cli {
 namespace {
-
-// Above this the rotating centre is worth its time at reading: a predicted 1.3 dB brought nothing
-// on a real model, 2.0 and 2.6 did.
-constexpr double kWorthTurning = 1.75;  // dB over `balanced`, mean over heads
 
 double MeanGain(const ModelProfile& profile, const Normalisation& normalisation) {
   double sum = 0;
@@ -42,15 +39,17 @@ std::string RopeText(const Rope& rope) {
   return "";
 }
 
+bool KnowsFrequencies(const ModelProfile& profile) {
+  return std::ranges::all_of(profile.layers, [](const LayerProfile& layer) {
+    return layer.rope.frequencies.size() == static_cast<size_t>(layer.rope.dims) / 2;
+  });
+}
+
 std::string Advice(const ModelProfile& profile) {
-  const double turning = MeanGain(profile, kGainSteps[2].normalisation) -
-                         MeanGain(profile, kGainSteps[1].normalisation);
-  return turning > kWorthTurning
-             ? fmt::format(
-                   "This model's keys carry a constant that RoPE turns: "
-                   "turbo4:balanced:center=rope gains {:.1f} dB more.",
-                   turning)
-             : "turbo4:balanced serves this model; center=rope would gain little.";
+  return KnowsFrequencies(profile)
+             ? "turbo4:balanced serves this model."
+             : "The frequencies of this model's RoPE are not known, as with several positions a "
+               "row: take turbo4:balance:center.";
 }
 
 Json Describe(const ModelProfile& profile) {
@@ -81,7 +80,7 @@ Json Describe(const ModelProfile& profile) {
 std::string PrintProfile(const ModelProfile& profile) {
   std::vector<std::string> heading = {"layer", "kv_head", "RoPE"};
   for (const GainStep& step : kGainSteps) heading.emplace_back(step.name);
-  heading.insert(heading.end(), {"scales from", "to"});
+  heading.insert(heading.end(), {"page scales from", "to"});
   Table table(std::move(heading));
   for (const LayerProfile& layer : profile.layers) {
     for (int head = 0; head < layer.num_kv_heads; ++head) {
@@ -124,9 +123,7 @@ int RunTune(const GlobalOptions& global, const TuneCommand& options) {
   const std::string path =
       options.output.empty() ? ProfilePath(name.fingerprint).string() : options.output;
   ModelProfile profile;
-  if (options.if_missing && std::filesystem::exists(path)) {
-    profile = ModelProfile::Load(path);
-  }
+  if (options.if_missing) profile = LoadKept(path).value_or(ModelProfile{});
   if (profile.layers.empty() || (options.tune.dense && !profile.has_dense())) {
     const Plugin plugin(FindPlugin(global.plugin));
     profile = MakeProfile(options.model, name, plugin, options.tune);
@@ -136,7 +133,7 @@ int RunTune(const GlobalOptions& global, const TuneCommand& options) {
   json["file"] = path;
   std::string text = fmt::format("{}\n", path);
   for (const GainStep& step : kGainSteps) {
-    text += fmt::format("  {:<22} {:5.2f} dB less error of logits\n", step.name,
+    text += fmt::format("  {:<15} {:5.2f} dB less error of logits\n", step.name,
                         MeanGain(profile, step.normalisation));
   }
   Report(json, text + Advice(profile) + "\n", options.json);

@@ -103,7 +103,7 @@ int RunVerify(const VerifyOptions& options) {
   std::vector<Measured> all;
   const bool kernels = checks.Add("kernels", [&] {
     // The environment's choice is asked for first: a wrong one must not pass unnoticed.
-    const auto active = OnTarget(nullptr, [] { return std::string(ActiveTarget()); });
+    const auto active = OnTarget(nullptr, [] { return std::string(DefaultTarget().name); });
     all = MeasureTargets();
     std::vector<std::string> names;
     names.reserve(all.size());

@@ -94,7 +94,6 @@ std::vector<Finding> CheckStore() {
     std::vector<float> rows(static_cast<size_t>(kCells) * kRowValues);
     for (float& value : rows) value = normal(random);
     store.Write(cells, rows.data(), kRowValues, 1);
-    store.PinSinks(std::vector<int64_t>{0, 1, 2, 3});
     store.Settle(1);
     const MemoryUse use = store.memory();
     const size_t told = use.code_bytes + use.header_bytes;

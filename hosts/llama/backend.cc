@@ -43,6 +43,7 @@ void ComputeNode(HostCompute& host, ggml_tensor* node) {
 
 ggml_status ComputeGraph(ggml_backend_t backend, ggml_cgraph* graph) {
   return Guarded(GGML_STATUS_FAILED, [&] {
+    HostOf(backend).SetGraph(graph);
     const int count = ggml_graph_n_nodes(graph);
     for (int i = 0; i < count; ++i) ComputeNode(HostOf(backend), ggml_graph_node(graph, i));
     return GGML_STATUS_SUCCESS;

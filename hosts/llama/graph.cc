@@ -68,6 +68,15 @@ std::optional<CacheName> ParseCacheName(const char* name) {
   return parsed;
 }
 
+const ggml_tensor* FirstMask(const ggml_cgraph* graph) {
+  auto* nodes = const_cast<ggml_cgraph*>(graph);  // ggml's accessors take no const
+  for (int i = 0; graph != nullptr && i < ggml_graph_n_nodes(nodes); ++i) {
+    const ggml_tensor* node = ggml_graph_node(nodes, i);
+    if (OpOf(node) == Op::kFlashAttention && node->src[3] != nullptr) return node->src[3];
+  }
+  return nullptr;
+}
+
 int64_t HeadDimOfView(const ggml_tensor* view) {
   for (int dim = 0; dim < GGML_MAX_DIMS; ++dim) {
     if (view->nb[dim] == ggml_type_size(view->type) && view->ne[dim] > 1) return view->ne[dim];

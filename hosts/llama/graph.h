@@ -35,6 +35,9 @@ struct CacheName {
 };
 std::optional<CacheName> ParseCacheName(const char* name);
 
+// The mask of the first attention in a graph, or null.
+const ggml_tensor* FirstMask(const ggml_cgraph* graph);
+
 // A tensor dimension that steps over neighbouring elements is the head's: its length is head_dim,
 // however the view is permuted. 0 if there is none.
 int64_t HeadDimOfView(const ggml_tensor* view);

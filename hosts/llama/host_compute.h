@@ -22,6 +22,10 @@ class HostCompute {
   void SetThreads(int num_threads);
   int num_threads() const { return num_threads_; }
 
+  // The graph that is being computed.
+  const ggml_cgraph* graph() const { return graph_; }
+  void SetGraph(const ggml_cgraph* graph) { graph_ = graph; }
+
   // Computes one node whose tensors all lie in host memory. Throws Error(kHost) if ggml fails.
   void Compute(ggml_tensor* node);
 
@@ -37,6 +41,7 @@ class HostCompute {
   ggml_backend_t cpu_ = nullptr;
   ggml_backend_set_n_threads_t set_threads_ = nullptr;
   int num_threads_ = 1;
+  const ggml_cgraph* graph_ = nullptr;
   std::vector<char> graph_memory_;
 };
 

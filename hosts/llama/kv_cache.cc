@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <set>
+#include <utility>
 
 #include "polarquant/attention.h"
 #include "polarquant/codec.h"
@@ -16,19 +17,38 @@ namespace polarquant::llama {
 
 namespace {
 
-bool SubtractsRotatingCentre(const Policy& policy) {
-  return policy.key.normalisation.rope ||
+bool SubtractsSteppedCentre(const Policy& policy) {
+  return policy.key.normalisation.step != 0 ||
          std::any_of(policy.layers.begin(), policy.layers.end(),
-                     [](const LayerRule& rule) { return rule.key.normalisation.rope; });
+                     [](const LayerRule& rule) { return rule.key.normalisation.step != 0; });
+}
+
+// A stepped centre turns as the model's keys do.
+void RefuseUnknownFrequencies(const KvTensor& tensor, const Scheme& scheme) {
+  const Rope rope = tensor.rope.value_or(Rope{});
+  if (scheme.normalisation.step == 0 ||
+      rope.frequencies.size() == static_cast<size_t>(rope.dims) / 2) {
+    return;
+  }
+  const std::string cause = tensor.rope_trouble.empty()
+                                ? "the frequencies of its RoPE are known once rows were written"
+                                : tensor.rope_trouble;
+  throw Error(ErrorCode::kUnsupported,
+              tensor.name + ": center=step cannot serve this model: " + cause +
+                  "; take the mean of pages instead, for instance " + scheme.codec +
+                  (scheme.normalisation.balance ? ":balance:center" : ":center"));
 }
 
 }  // namespace
 
 KvCache::KvCache(Policy policy, Profiles profiles, uint64_t generation)
     : policy_(std::move(policy)),
-      needs_positions_(SubtractsRotatingCentre(policy_)),
       profiles_(std::move(profiles)),
-      generation_(generation) {}
+      learns_(policy_.needs_profile() && profiles_.empty()),
+      needs_positions_(SubtractsSteppedCentre(policy_)),
+      generation_(generation) {
+  if (learns_) observer_.Start(false);
+}
 
 std::unique_ptr<KvTensor> KvCache::Adopt(const ggml_tensor* tensor, const CacheName& name) {
   const std::string title = std::string(tensor->name) + ": ";
@@ -66,7 +86,7 @@ std::unique_ptr<KvTensor> KvCache::Adopt(const ggml_tensor* tensor, const CacheN
   adopted->num_cells = tensor->ne[1];
   adopted->num_streams = tensor->ne[2];
   adopted->stores.resize(static_cast<size_t>(adopted->num_streams));
-  adopted->unsettled.assign(static_cast<size_t>(adopted->num_streams), 0);
+  adopted->leaving.resize(static_cast<size_t>(adopted->num_streams));
   tensors_.push_back(adopted.get());
   return adopted;
 }
@@ -113,16 +133,8 @@ std::shared_ptr<const KeyProfile> KvCache::ProfileOf(const KvTensor& tensor,
                                            ", or others, in the profile of " + model->model +
                                            "; give the profile of this model");
   }
-  auto keys = std::make_shared<KeyProfile>(layer.KeysFor(config.scheme.normalisation));
-  keys->rope.frequencies = rope.frequencies;
-  if (config.scheme.normalisation.rope && rope.frequencies.empty()) {
-    const std::string cause = !tensor.rope ? "no RoPE was seen to turn these keys"
-                              : tensor.rope_trouble.empty()
-                                  ? "its frequencies are known once rows were written"
-                                  : tensor.rope_trouble;
-    throw Error(ErrorCode::kUnsupported, tensor.name + ": center=rope cannot serve this model: " +
-                                             cause + "; leave center=rope out");
-  }
+  RefuseUnknownFrequencies(tensor, config.scheme);
+  auto keys = std::make_shared<KeyProfile>(layer.KeysFor(config.scheme.normalisation, rope));
   profiles_used_.insert(model->model);
   return keys;
 }
@@ -135,6 +147,17 @@ const std::vector<int32_t>& KvCache::Positions(const ggml_tensor* tensor) {
     positions_of_ = now;
   }
   return positions_;
+}
+
+const std::vector<int32_t>* KvCache::KnownPositions(int64_t count) const {
+  const bool known =
+      positions_of_.second == epoch_ && static_cast<int64_t>(positions_.size()) == count;
+  return known ? &positions_ : nullptr;
+}
+
+void KvCache::SetPositions(std::vector<int32_t> positions) {
+  positions_ = std::move(positions);
+  positions_of_ = {nullptr, epoch_};
 }
 
 CellStore& KvCache::Store(KvTensor& tensor, int64_t stream) {
@@ -158,7 +181,10 @@ CellStore& KvCache::Store(KvTensor& tensor, int64_t stream) {
   config.window_tokens = policy_.window_tokens;
   config.sink_tokens = policy_.sink_tokens;
   config.max_partial_pages = policy_.max_partial_pages;
-  if (config.scheme.normalisation.needs_profile()) config.profile = ProfileOf(tensor, config);
+  if (config.scheme.normalisation.needs_profile()) {
+    if (learns_) RefuseUnknownFrequencies(tensor, config.scheme);
+    config.profile = learns_ ? tensor.learnt : ProfileOf(tensor, config);
+  }
   store = std::make_unique<CellStore>(
       config, tensor.base + tensor.stream_bytes() * static_cast<size_t>(stream));
   if (first) {
@@ -168,64 +194,76 @@ CellStore& KvCache::Store(KvTensor& tensor, int64_t stream) {
   return *store;
 }
 
-void KvCache::Settle(KvTensor& tensor, int num_threads) {
+void KvCache::Retire(KvTensor& tensor, int num_threads) {
   for (size_t stream = 0; stream < tensor.stores.size(); ++stream) {
-    if (tensor.unsettled[stream] == 0) continue;
-    tensor.unsettled[stream] = 0;
-    if (tensor.stores[stream] != nullptr) tensor.stores[stream]->Settle(num_threads);
+    const auto leaving = std::exchange(tensor.leaving[stream], nullptr);
+    if (leaving == nullptr || tensor.stores[stream] == nullptr) continue;
+    tensor.stores[stream]->Retire(*leaving, num_threads);
   }
 }
 
-void KvCache::AfterLoad(KvTensor& tensor, int64_t stream, int64_t cell) {
-  const std::pair<const KvTensor*, int64_t> series = {&tensor, stream};
-  if (loading_ != series) {
-    loading_ = series;
-    loaded_rows_ = 0;
+void KvCache::Learn(KvTensor& tensor, int num_threads) {
+  constexpr int64_t kPage = 128, kFewestRows = 96;  // a page, without its first tokens
+  const auto found =
+      std::ranges::find_if(tensor.stores, [](const auto& store) { return store != nullptr; });
+  if (found == tensor.stores.end() || tensor.rows_written < kPage) return;
+  const CellStore& store = **found;
+  const Normalisation& normalisation = store.config().scheme.normalisation;
+  if (!normalisation.needs_profile() || observer_.QueriesSeen(tensor) < kFewestRows) return;
+  std::vector<int64_t> cells;
+  std::vector<int32_t> positions;
+  std::vector<float> rows;
+  for (const auto& [cell, position] : store.ExactCells()) {
+    cells.push_back(cell);
+    positions.push_back(position);
+    rows.resize(rows.size() + static_cast<size_t>(tensor.row_values));
+    store.ReadRow(cell, rows.data() + rows.size() - static_cast<size_t>(tensor.row_values));
   }
-  if (loaded_rows_++ < policy_.sink_tokens) Store(tensor, stream).PinSinks({&cell, 1});
+  observer_.Keys(tensor, cells, rows.data(), tensor.row_values, positions.data());
+  tensor.rows_written = 0;  // for another try, should this not be enough
+  const auto seen = observer_.Seen(tensor, kFewestRows);
+  if (!seen) return;
+  tensor.learnt = std::make_shared<const KeyProfile>(
+      seen->KeysFor(normalisation, tensor.rope.value_or(Rope{})));
+  for (const auto& each : tensor.stores) {
+    if (each != nullptr) each->SetProfile(tensor.learnt, num_threads);
+  }
 }
 
 void KvCache::BeginWrite(KvTensor& tensor, int num_threads) {
-  loading_ = {nullptr, 0};
   if (tensor.write_epoch == epoch_) {
     ++epoch_;
-    sinks_.clear();
+    leaving_.clear();
     plans_.clear();
   }
   tensor.write_epoch = epoch_;
-  tensor.reads_expected = std::max(tensor.reads_expected, tensor.reads_now);
-  tensor.reads_now = 0;
-  Settle(tensor, num_threads);
+  num_threads_ = num_threads;
+  if (learning(tensor)) Learn(tensor, num_threads);
+  Retire(tensor, num_threads);
 }
 
-void KvCache::AfterRead(KvTensor& tensor, int64_t first_stream, int64_t num_streams,
-                        int num_threads) {
-  for (int64_t stream = first_stream; stream < first_stream + num_streams; ++stream) {
-    tensor.unsettled[static_cast<size_t>(stream)] = 1;
-  }
-  if (tensor.write_epoch >= 0) ++tensor.reads_now;
-  if (tensor.reads_expected > 0 && tensor.reads_now >= tensor.reads_expected) {
-    Settle(tensor, num_threads);
-  }
-}
-
-void KvCache::SettleAll(int num_threads) {
-  for (KvTensor* tensor : tensors_) Settle(*tensor, num_threads);
-}
-
-const std::vector<int64_t>& KvCache::Sinks(const void* mask_key, const uint16_t* mask,
-                                           int64_t stride, int num_queries, int64_t num_cells) {
-  const auto [entry, fresh] = sinks_.try_emplace({mask_key, num_cells});
+void KvCache::AfterRead(KvTensor& keys, KvTensor& values, int64_t stream,
+                        const SequenceCall& call) {
+  const CellStore& with_codes =
+      Store(keys, stream).exact_only() ? Store(values, stream) : Store(keys, stream);
+  if (with_codes.exact_only() || call.mask == nullptr) return;
+  const auto [entry, fresh] = leaving_.try_emplace({call.mask, call.num_cells});
   if (fresh) {
-    entry->second = SinksOfMask(mask, stride, num_queries, num_cells, policy_.sink_tokens);
+    entry->second = std::make_shared<const std::vector<int64_t>>(
+        with_codes.LeavingWindow(call.mask, call.mask_stride, call.num_queries, call.num_cells));
   }
-  return entry->second;
+  for (KvTensor* tensor : {&keys, &values}) {
+    tensor->leaving[static_cast<size_t>(stream)] = entry->second;
+  }
+}
+
+void KvCache::RetireAll(int num_threads) {
+  for (KvTensor* tensor : tensors_) Retire(*tensor, num_threads);
 }
 
 const AttentionPlan& KvCache::Plan(const KvTensor& keys, const void* mask_key,
                                    const AttentionBatch& batch, int num_threads) {
-  const bool beyond = keys.reads_now >= std::max(keys.reads_expected, 1);
-  if (keys.write_epoch != epoch_ || beyond) plans_.clear();
+  if (keys.write_epoch != epoch_) plans_.clear();
   const SequenceCall& first = batch.sequences.front();
   const PagedRows::Shape& shape = first.keys->shape();
   const PlanKey key = {.mask_key = mask_key,
@@ -245,8 +283,8 @@ void KvCache::Clear(KvTensor& tensor) {
   for (auto& store : tensor.stores) {
     if (store != nullptr) store->Clear();
   }
+  std::ranges::fill(tensor.leaving, nullptr);
   tensor.partial_row = -1;
-  loading_ = {nullptr, 0};
   damage_.clear();
 }
 
@@ -272,7 +310,7 @@ void KvCache::ReadRows(
 
 void KvCache::AddTo(CacheTotals& totals) {
   if (!in_use_) return;
-  SettleAll(1);
+  RetireAll(1);
   ++totals.caches;
   std::set<std::pair<std::string, int>> layers;
   MemoryUse fullest;
@@ -315,7 +353,7 @@ void KvCache::Announce() const {
   facts.layers = num_layers_;
   facts.window = policy_.window_tokens;
   facts.sinks = policy_.sink_tokens;
-  facts.isa = ActiveTarget();
+  facts.isa = DefaultTarget().name;
   double bits[2] = {0, 0};
   double values[2] = {0, 0};
   for (const KvTensor* tensor : tensors_) {

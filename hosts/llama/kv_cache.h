@@ -23,6 +23,7 @@
 
 #include "ggml.h"
 #include "graph.h"
+#include "observer.h"
 #include "polarquant/attention.h"
 #include "polarquant/cell_store.h"
 #include "polarquant/policy.h"
@@ -46,13 +47,13 @@ struct KvTensor {
   std::optional<Rope> rope;                        // of keys; none until learned, or without RoPE
   std::string rope_trouble;                        // why frequencies are not known
   std::vector<std::unique_ptr<CellStore>> stores;  // by stream, null until used
+  int64_t rows_written = 0;
+  std::shared_ptr<const KeyProfile> learnt;  // of keys, where no profile was given
 
-  // Attention reads between two writes: a layer that reuses another's cache reads it again, and
-  // must see the batch as the first reader did. Settling waits for the last one.
   int64_t write_epoch = -1;
-  int reads_expected = 0;  // 0 until a whole round was seen
-  int reads_now = 0;
-  std::vector<char> unsettled;  // by stream
+  // By stream: cells whose exact copies may go, as the last attention showed. They go at the next
+  // write: a layer that reuses another's cache must see the batch as the first reader did.
+  std::vector<std::shared_ptr<const std::vector<int64_t>>> leaving;
 
   // A row of a loaded state that has arrived in part.
   int64_t partial_row = -1;
@@ -91,30 +92,36 @@ class KvCache {
   // What a view of the tensor tells about its heads. Throws Error if it cannot be served.
   void Learn(KvTensor& tensor, int64_t head_dim);
   CellStore& Store(KvTensor& tensor, int64_t stream);
-  // Whether rows of keys must come with their positions: a scheme subtracts a rotating centre.
-  bool needs_positions() const { return needs_positions_; }
-  // The positions of the batch's rows, which the graph keeps in `tensor`. They are copied when the
-  // batch is first seen: the graph may reuse that memory once all keys are turned.
+  // The positions of the rows of this round's batch: as the graph keeps them in `tensor`, for the
+  // RoPE that turns the keys, or counted in the mask of the round's first attention. They are
+  // copied when they are first seen: the graph may reuse that memory once all keys are turned.
   const std::vector<int32_t>& Positions(const ggml_tensor* tensor);
+  // Whether codes depend on positions: a scheme subtracts a stepped centre.
+  bool needs_positions() const { return needs_positions_; }
+  // Null before anything told them.
+  const std::vector<int32_t>* KnownPositions(int64_t count) const;
+  void SetPositions(std::vector<int32_t> positions);
   static CellStore* FindStore(const KvTensor& tensor, int64_t stream);
 
-  // A new round of writing begins when a tensor written in this round is written again.
+  // A new round of writing begins when a tensor written in this round is written again. What has
+  // left the window since the last write goes.
   void BeginWrite(KvTensor& tensor, int num_threads);
-  void AfterRead(KvTensor& tensor, int64_t first_stream, int64_t num_streams, int num_threads);
-  void SettleAll(int num_threads);
-  // The sinks a mask names, found once per round.
-  const std::vector<int64_t>& Sinks(const void* mask_key, const uint16_t* mask, int64_t stride,
-                                    int num_queries, int64_t num_cells);
-
+  // Where no profile was given: keys are kept exact and watched, and once a page of them and their
+  // queries were seen, what they say is frozen and the keys are coded.
+  bool learning(const KvTensor& tensor) const {
+    return learns_ && tensor.parsed.role == Role::kKey && tensor.learnt == nullptr;
+  }
+  Observer& observer() { return observer_; }
   // What attention of this round has to do, planned once for all layers that are alike: whose mask
   // is the same tensor in the same memory, with the same lengths and heads.
-  // A read of `keys` beyond those expected belongs to another graph: all is planned afresh.
   const AttentionPlan& Plan(const KvTensor& keys, const void* mask_key, const AttentionBatch& batch,
                             int num_threads);
-
-  // Rows of a saved state come sequence by sequence, oldest first, and a saved row does not say
-  // that it is a sink: the first ones of a series are taken for sinks again.
-  void AfterLoad(KvTensor& tensor, int64_t stream, int64_t cell);
+  // After attention over a stream: what its mask shows to have left the window, found once a round
+  // for all layers that read the same cells under the same mask. Null: the stream is one sequence.
+  void AfterRead(KvTensor& keys, KvTensor& values, int64_t stream, const SequenceCall& call);
+  void RetireAll(int num_threads);
+  void Retire(KvTensor& tensor, int num_threads);
+  int num_threads() const { return num_threads_; }  // of the last write
 
   void Clear(KvTensor& tensor);
   void AddTo(CacheTotals& totals);
@@ -139,13 +146,14 @@ class KvCache {
   void Resolve();
   std::shared_ptr<const KeyProfile> ProfileOf(const KvTensor& tensor,
                                               const CellStore::Config& config);
-  void Settle(KvTensor& tensor, int num_threads);
+  void Learn(KvTensor& tensor, int num_threads);  // if enough was seen
   void Announce() const;
 
   std::mutex mutex_;
   const Policy policy_;
-  const bool needs_positions_;
   const Profiles profiles_;
+  const bool learns_, needs_positions_;
+  Observer observer_;
   std::set<std::string> profiles_used_;
   const uint64_t generation_;
   std::vector<KvTensor*> tensors_;
@@ -154,11 +162,11 @@ class KvCache {
   bool in_use_ = false;
   std::string refusal_, damage_;
   int64_t epoch_ = 0;
+  int num_threads_ = 1;
   std::pair<const void*, int64_t> positions_of_ = {nullptr, -1};  // memory and epoch
   std::vector<int32_t> positions_;
-  std::pair<const KvTensor*, int64_t> loading_ = {nullptr, 0};  // tensor and stream of the series
-  int loaded_rows_ = 0;
-  std::map<std::pair<const void*, int64_t>, std::vector<int64_t>> sinks_;  // of this epoch
+  // Of this epoch: by mask and number of cells.
+  std::map<std::pair<const void*, int64_t>, std::shared_ptr<const std::vector<int64_t>>> leaving_;
   struct PlanKey {
     const void *mask_key, *mask;
     int64_t num_cells;

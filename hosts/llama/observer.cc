@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "kv_cache.h"
 #include "polarquant/error.h"
 
 namespace polarquant::llama {
@@ -17,8 +18,13 @@ constexpr size_t kFewestRows = 32;
 // The queries of the first tokens are unlike all others, and what they see is exact anyway.
 bool SeesSinksOnly(const AttentionCall& call, int query) {
   if (call.mask == nullptr) return call.num_cells <= kSinkTokens;
+  constexpr uint16_t kHidden = 0xfc00;
   const uint16_t* row = call.mask + query * call.mask_stride;
-  return !SinksOfMask(row, call.mask_stride, 1, call.num_cells, kSinkTokens).empty();
+  int seen = 0;
+  for (int64_t cell = 0; cell < call.num_cells && seen <= kSinkTokens; ++cell) {
+    if (row[cell] != kHidden) ++seen;
+  }
+  return seen <= kSinkTokens;
 }
 
 }  // namespace
@@ -90,6 +96,22 @@ void Observer::Queries(const KvTensor& tensor, const AttentionCall& call) {
     observer.AddQueries(call.queries + n * call.query_stride, 1, call.query_stride,
                         call.num_q_heads, call.query_head_stride);
   }
+}
+
+int64_t Observer::QueriesSeen(const KvTensor& tensor) {
+  const std::lock_guard lock(mutex_);
+  const auto found = layers_.find(tensor.parsed.layer);
+  return found == layers_.end() ? 0 : found->second.num_queries();
+}
+
+std::optional<LayerProfile> Observer::Seen(const KvTensor& tensor, int64_t fewest_rows) {
+  const std::lock_guard lock(mutex_);
+  const auto found = layers_.find(tensor.parsed.layer);
+  if (found == layers_.end() || found->second.num_keys() < fewest_rows ||
+      found->second.num_queries() < fewest_rows) {
+    return std::nullopt;
+  }
+  return found->second.Finish(fewest_rows);
 }
 
 }  // namespace polarquant::llama

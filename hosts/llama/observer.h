@@ -1,19 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 // Watches queries and keys of an exact cache on their way through us, for a model's profile
-// (polarquant/model_profile.h). Thread-safe.
+// (polarquant/model_profile.h). One for the whole process serves `polarquant tune`; a cache whose
+// scheme needs a profile that nobody gave has one of its own, and learns from the first page of the
+// first prompt. Thread-safe.
 #pragma once
 
 #include <atomic>
 #include <map>
 #include <mutex>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
-#include "kv_cache.h"
 #include "polarquant/attention.h"
 #include "polarquant/model_profile.h"
 
 namespace polarquant::llama {
+
+struct KvTensor;
 
 class Observer {
  public:
@@ -30,6 +35,10 @@ class Observer {
   void Keys(const KvTensor& tensor, std::span<const int64_t> cells, const float* rows,
             int64_t stride, const int32_t* positions);
   void Queries(const KvTensor& tensor, const AttentionCall& call);
+
+  int64_t QueriesSeen(const KvTensor& tensor);
+  // What was seen of one layer so far; none before there are `fewest_rows` keys and queries.
+  std::optional<LayerProfile> Seen(const KvTensor& tensor, int64_t fewest_rows);
 
  private:
   KeyObserver& Of(const KvTensor& tensor);

@@ -145,26 +145,34 @@ AttentionCall CallOf(const ggml_tensor* node, const HeadsView& keys, int64_t ind
   return call;
 }
 
-// What RoPE turns by is read here, on the CPU.
-void RefuseUnreadableRope(const KvTensor& tensor, const ggml_tensor* rope) {
-  const auto check = [&](const char* what, const ggml_tensor* input, ggml_type type) {
+// What RoPE turns by is read here, on the CPU. Why it cannot be, or empty.
+std::string WhyUnreadable(const ggml_tensor* rope) {
+  const auto check = [](const char* what, const ggml_tensor* input, ggml_type type) {
     const ggml_backend_buffer_t buffer = input->buffer;
-    if (input->type == type && (buffer == nullptr || ggml_backend_buffer_is_host(buffer))) return;
-    Refuse(tensor.name + ": the " + what + " of RoPE are " + ggml_type_name(input->type) + " in " +
+    const bool fits =
+        input->type == type && (buffer == nullptr || ggml_backend_buffer_is_host(buffer));
+    if (fits) return std::string();
+    return std::string("the ") + what + " of RoPE are " + ggml_type_name(input->type) + " in " +
            (buffer == nullptr ? "unknown" : ggml_backend_buffer_name(buffer)) +
            " memory; polarquant reads " + ggml_type_name(type) +
-           " in host memory; name no other device (-dev POLARQUANT)");
+           " in host memory; name no other device (-dev POLARQUANT)";
   };
-  check("positions", rope->src[1], GGML_TYPE_I32);
-  if (rope->src[2] != nullptr) check("frequency factors", rope->src[2], GGML_TYPE_F32);
+  std::string cause = check("positions", rope->src[1], GGML_TYPE_I32);
+  if (cause.empty() && rope->src[2] != nullptr) {
+    cause = check("frequency factors", rope->src[2], GGML_TYPE_F32);
+  }
+  return cause;
 }
 
 // Learns the frequencies of the RoPE that turned the rows of a write, and returns their positions;
-// null where no ROPE node tells them.
-const int32_t* LearnRope(HostCompute& host, KvTensor& tensor, const ggml_tensor* node) {
+// null where no ROPE node tells them. What cannot be read is refused only if it is `needed`.
+const int32_t* LearnRope(HostCompute& host, KvTensor& tensor, const ggml_tensor* node,
+                         bool needed) {
   const ggml_tensor* rope = tensor.parsed.role == Role::kKey ? RopeOfWrite(node) : nullptr;
   if (rope == nullptr) return nullptr;
-  RefuseUnreadableRope(tensor, rope);
+  const std::string unreadable = WhyUnreadable(rope);
+  if (!unreadable.empty() && needed) Refuse(tensor.name + ": " + unreadable);
+  if (!unreadable.empty()) return nullptr;
   if (!tensor.rope) tensor.rope = PairingOf(rope);
   if (tensor.rope->frequencies.empty() && tensor.rope_trouble.empty()) {
     FindFrequencies(host, rope, *tensor.rope, tensor.rope_trouble);
@@ -172,6 +180,31 @@ const int32_t* LearnRope(HostCompute& host, KvTensor& tensor, const ggml_tensor*
   const ggml_tensor* positions = rope->src[1];
   if (positions->ne[0] != node->src[0]->ne[1]) return nullptr;  // several a row
   return tensor.cache->Positions(positions).data();
+}
+
+// The positions of a batch of `count` rows where no RoPE tells them: another layer's did, or else a
+// query's position is the number of cells it sees before its own. Null if not even that is known.
+const int32_t* PositionsOf(const HostCompute& host, KvTensor& tensor, int64_t count) {
+  KvCache& cache = *tensor.cache;
+  if (const auto* known = cache.KnownPositions(count)) return known->data();
+  const ggml_tensor* mask = FirstMask(host.graph());
+  if (mask == nullptr || mask->type != GGML_TYPE_F16) return nullptr;
+  std::vector<int32_t> positions;
+  for (int64_t stream = 0; stream < mask->ne[3]; ++stream) {
+    for (int64_t n = 0; n < mask->ne[1]; ++n) {
+      const auto* row = reinterpret_cast<const uint16_t*>(
+          Bytes(mask) + static_cast<size_t>(stream) * mask->nb[3] +
+          static_cast<size_t>(n) * mask->nb[1]);
+      constexpr uint16_t kHidden = 0xfc00;
+      const auto seen =
+          std::count_if(row, row + mask->ne[0], [](uint16_t value) { return value != kHidden; });
+      positions.push_back(static_cast<int32_t>(std::max<int64_t>(seen - 1, 0)));
+    }
+  }
+  if (static_cast<int64_t>(positions.size()) < count) return nullptr;
+  positions.resize(static_cast<size_t>(count));  // masks may be padded
+  cache.SetPositions(std::move(positions));
+  return cache.KnownPositions(count)->data();
 }
 
 }  // namespace
@@ -193,9 +226,10 @@ void WriteRows(HostCompute& host, ggml_tensor* node) {
   }
   tensor.cache->BeginWrite(tensor, host.num_threads());
   const bool observing = tensor.parsed.role == Role::kKey && Observer::Get().active();
-  const int32_t* positions =
-      observing || tensor.cache->needs_positions() ? LearnRope(host, tensor, node) : nullptr;
   const int64_t count = rows->ne[1];
+  const int32_t* turned_by =
+      LearnRope(host, tensor, node, observing || tensor.cache->needs_positions());
+  const int32_t* positions = turned_by != nullptr ? turned_by : PositionsOf(host, tensor, count);
   const auto stride = static_cast<int64_t>(rows->nb[1] / sizeof(float));
   std::vector<int64_t> cells;
   for (int64_t first = 0; first < count;) {  // runs of rows of one stream
@@ -214,9 +248,13 @@ void WriteRows(HostCompute& host, ggml_tensor* node) {
     const int32_t* first_position = positions == nullptr ? nullptr : positions + first;
     CellStore& store = tensor.cache->Store(tensor, stream);
     store.Write(cells, first_row, stride, host.num_threads(), first_position);
-    if (observing) Observer::Get().Keys(tensor, cells, first_row, stride, first_position);
+    if (observing) {
+      Observer::Get().Keys(tensor, cells, first_row, stride,
+                           turned_by == nullptr ? nullptr : first_position);
+    }
     first = end;
   }
+  tensor.rows_written += count;
 }
 
 void ComputeAttention(HostCompute& host, ggml_tensor* node) {
@@ -229,10 +267,9 @@ void ComputeAttention(HostCompute& host, ggml_tensor* node) {
   LogAttention();
 
   const bool all_exact = AllExact(keys) && AllExact(values);
-  if (Observer::Get().active()) {
-    for (int64_t i = 0; i < keys.num_streams; ++i) {
-      Observer::Get().Queries(*keys.tensor, CallOf(node, keys, i));
-    }
+  for (int64_t i = 0; i < keys.num_streams; ++i) {
+    if (Observer::Get().active()) Observer::Get().Queries(*keys.tensor, CallOf(node, keys, i));
+    if (cache.learning(*keys.tensor)) cache.observer().Queries(*keys.tensor, CallOf(node, keys, i));
   }
   if (all_exact && Plugin::Get().settings().host_attention) {
     host.Compute(node);
@@ -250,17 +287,10 @@ void ComputeAttention(HostCompute& host, ggml_tensor* node) {
   batch.sequences = streams;
   const int num_threads = host.num_threads();
   Attend(cache.Plan(*keys.tensor, node->src[3], batch, num_threads), batch, Executor{num_threads});
-  for (int64_t i = 0; i < keys.num_streams && !all_exact; ++i) {
-    const SequenceCall& call = streams[static_cast<size_t>(i)];
-    if (call.mask == nullptr) continue;
-    const std::vector<int64_t>& sinks =
-        cache.Sinks(call.mask, call.mask, call.mask_stride, call.num_queries, call.num_cells);
-    if (sinks.empty()) continue;
-    cache.Store(*keys.tensor, keys.first_stream + i).PinSinks(sinks);
-    cache.Store(*values.tensor, values.first_stream + i).PinSinks(sinks);
+  for (int64_t i = 0; i < keys.num_streams; ++i) {
+    cache.AfterRead(*keys.tensor, *values.tensor, keys.first_stream + i,
+                    streams[static_cast<size_t>(i)]);
   }
-  cache.AfterRead(*keys.tensor, keys.first_stream, keys.num_streams, host.num_threads());
-  cache.AfterRead(*values.tensor, values.first_stream, values.num_streams, host.num_threads());
 }
 
 void ShiftKeys(HostCompute& host, ggml_tensor* node) {

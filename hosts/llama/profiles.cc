@@ -20,7 +20,8 @@ Profiles LoadProfiles(const Policy& policy) {
     profiles.push_back(std::make_shared<const ModelProfile>(ModelProfile::Load(path)));
   }
   const auto check = [&](const Scheme& scheme) {
-    if (!scheme.normalisation.needs_profile() || !profiles.empty()) return;
+    // Balance and centres are learnt from the first prompt, dense maps cannot be.
+    if (!scheme.normalisation.dense || !profiles.empty()) return;
     throw Error(ErrorCode::kParameter,
                 "scheme " + scheme.ToString() + " needs a profile of the model; " + kHowToMakeOne);
   };

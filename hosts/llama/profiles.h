@@ -16,7 +16,7 @@ namespace polarquant::llama {
 using Profiles = std::vector<std::shared_ptr<const ModelProfile>>;
 
 // The files the policy names. Throws Error if one cannot be read, or if a scheme of the policy
-// needs a profile and there is none.
+// needs dense maps and there is none.
 Profiles LoadProfiles(const Policy& policy);
 
 // The only profile with a layer of this shape. Throws Error(kParameter) if there is none or more

@@ -39,6 +39,7 @@ void FindFrequencies(HostCompute& host, const ggml_tensor* node, Rope& rope, std
   const int64_t row_values = node->ne[0] * node->ne[1];
   const HostCompute::HeadView heads = {row_values, node->ne[0], 0};
   rope.frequencies.assign(static_cast<size_t>(rope.dims) / 2, 0.0);
+  double lengths = 0.0;
   for (const int32_t position : kProbes) {
     std::vector<float> row(static_cast<size_t>(row_values), 0.0f);
     for (int i = 0; i < rope.dims / 2; ++i) row[static_cast<size_t>(rope.Pair(i).first)] = 1.0f;
@@ -46,13 +47,20 @@ void FindFrequencies(HostCompute& host, const ggml_tensor* node, Rope& rope, std
     host.Rope(node, heads, positions, row.data());
     for (int i = 0; i < rope.dims / 2; ++i) {
       const auto [a, b] = rope.Pair(i);
-      const double angle = std::atan2(static_cast<double>(row[static_cast<size_t>(b)]),
-                                      static_cast<double>(row[static_cast<size_t>(a)]));
+      const auto x = static_cast<double>(row[static_cast<size_t>(a)]),
+                 y = static_cast<double>(row[static_cast<size_t>(b)]);
+      const double angle = std::atan2(y, x);
+      lengths += std::hypot(x, y);
       double& frequency = rope.frequencies[static_cast<size_t>(i)];
       const double turns = std::round((frequency * position - angle) / (2.0 * std::numbers::pi));
       frequency = (angle + 2.0 * std::numbers::pi * turns) / position;
     }
   }
+  const double magnitude =
+      lengths / static_cast<double>(std::size(kProbes) * rope.frequencies.size());
+  // What f32 arithmetic leaves of 1 is no magnitude.
+  constexpr double kRounding = 1e-5;
+  if (std::abs(magnitude - 1.0) > kRounding) rope.magnitude = magnitude;
 }
 
 }  // namespace polarquant::llama

@@ -16,9 +16,9 @@ const ggml_tensor* RopeOfWrite(const ggml_tensor* set_rows);
 
 // The pairing and the dimensions of a ROPE node.
 Rope PairingOf(const ggml_tensor* rope);
-// And the frequencies, by asking ggml to turn unit vectors: whatever scaling of the context is in
-// force is in them. They stay empty, with the cause in `trouble`, where positions are not plain
-// numbers (multi-dimensional RoPE).
+// And the frequencies and the magnitude, by asking ggml to turn unit vectors: whatever scaling of
+// the context is in force is in them. They stay empty, with the cause in `trouble`, where positions
+// are not plain numbers (multi-dimensional RoPE).
 void FindFrequencies(HostCompute& host, const ggml_tensor* node, Rope& rope, std::string& trouble);
 
 }  // namespace polarquant::llama

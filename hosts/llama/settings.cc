@@ -84,7 +84,7 @@ void CheckRole(const Scheme& scheme, Role role) {
 
 Policy Settings::DefaultPolicy() {
   Policy policy;
-  std::tie(policy.key, policy.value) = Scheme::ParsePair("turbo4:center/turbo4");
+  std::tie(policy.key, policy.value) = Scheme::ParsePair("turbo4:balanced/turbo4");
   return policy;
 }
 
@@ -129,7 +129,7 @@ Settings Settings::FromEnvironment() {
     }
     settings.host_attention = text == "host";
   }
-  ActiveTarget();  // refuses a POLARQUANT_ISA that does not exist or that the CPU lacks
+  (void)DefaultTarget();  // refuses a POLARQUANT_ISA that does not exist or that the CPU lacks
   return settings;
 }
 

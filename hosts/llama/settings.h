@@ -2,7 +2,7 @@
 // The plug-in's configuration, read once from the environment. Strict: an unknown POLARQUANT_
 // variable or a value that does not parse is an error, never ignored.
 //
-//   POLARQUANT_KV         K/V or one scheme for both          turbo4:center/turbo4
+//   POLARQUANT_KV         K/V or one scheme for both          turbo4:balanced/turbo4
 //   POLARQUANT_WINDOW     newest rows kept exact              128
 //   POLARQUANT_SINKS      first cells of a sequence kept exact  16
 //   POLARQUANT_POLICY     a policy file (JSON) instead of the three above

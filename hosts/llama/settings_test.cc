@@ -39,7 +39,7 @@ class Environment : public testing::Test {
 
 TEST_F(Environment, EmptyGivesTheDefaults) {
   const Settings settings = Settings::FromEnvironment();
-  EXPECT_EQ(settings.policy.key.ToString(), "turbo4:center");
+  EXPECT_EQ(settings.policy.key.ToString(), "turbo4:balanced");
   EXPECT_EQ(settings.policy.value.ToString(), "turbo4");
   EXPECT_EQ(settings.policy.window_tokens, 128);
   EXPECT_EQ(settings.policy.sink_tokens, 16);

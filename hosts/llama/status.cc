@@ -75,7 +75,7 @@ Json Status() {
   status["kv"] = kv;
   status["window"] = window;
   status["sinks"] = sinks;
-  status["isa"] = ActiveTarget();
+  status["isa"] = DefaultTarget().name;
   status["kv_resident_bytes"] = memory.total();
   status["exact_bytes"] = memory.exact_bytes;
   status["code_bytes"] = memory.code_bytes;

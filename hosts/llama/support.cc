@@ -6,6 +6,7 @@
 #include "buffer.h"
 #include "device.h"
 #include "graph.h"
+#include "host_compute.h"
 #include "polarquant/error.h"
 #include "rope.h"
 #include "status.h"
@@ -51,12 +52,27 @@ void LearnFromForeign(const ggml_tensor* node) {
   }
 }
 
+// The pairing, and the frequencies as soon as the model's factors are there to be read: a state may
+// be loaded before the first row is written.
+void LearnRope(const ggml_tensor* rope, KvTensor& tensor) {
+  static HostCompute host;
+  if (!tensor.rope) tensor.rope = PairingOf(rope);
+  const ggml_tensor* factors = rope->src[2];
+  const bool readable =
+      factors == nullptr ||
+      (factors->type == GGML_TYPE_F32 && factors->data != nullptr && factors->buffer != nullptr &&
+       ggml_backend_buffer_is_host(factors->buffer));
+  if (readable && tensor.rope->frequencies.empty() && tensor.rope_trouble.empty()) {
+    FindFrequencies(host, rope, *tensor.rope, tensor.rope_trouble);
+  }
+}
+
 void CheckWrite(const ggml_tensor* node) {
   KvTensor* tensor = KvTensorOf(node);
   if (tensor == nullptr) return;
   if (const ggml_tensor* rope = RopeOfWrite(node)) {
     const std::lock_guard lock(tensor->cache->mutex());
-    if (tensor->parsed.role == Role::kKey && !tensor->rope) tensor->rope = PairingOf(rope);
+    if (tensor->parsed.role == Role::kKey) LearnRope(rope, *tensor);
   }
   if (node->ne[0] == tensor->row_values) return;
   const std::string cause =

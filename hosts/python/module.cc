@@ -41,9 +41,10 @@ NB_MODULE(_core, module) {
   nb::register_exception_translator(pq::Translate);
   module.attr("__version__") = PQ_VERSION;
   module.attr("MAX_THREADS") = pq::kMaxThreads;
-  module.def("active_target", &polarquant::ActiveTarget,
-             "The kernels that run here: 'avx512', 'avx2' or 'scalar'. The environment variable\n"
-             "POLARQUANT_ISA forces one; ParameterError if this CPU or build lacks it.");
+  module.def(
+      "active_target", [] { return polarquant::DefaultTarget().name; },
+      "The kernels that run here: 'avx512', 'avx2' or 'scalar'. The environment variable\n"
+      "POLARQUANT_ISA forces one; ParameterError if this CPU or build lacks it.");
   pq::BindCodec(module);
   pq::BindProfile(module);
   pq::BindSequence(module);

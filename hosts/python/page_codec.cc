@@ -29,12 +29,12 @@ PageFormat MakeFormat(const std::string& text, const std::string& role, int head
                       const std::vector<float>& dense) {
   const Scheme scheme = Scheme::Parse(text);
   const std::string name = "scheme " + scheme.ToString();
-  if (scheme.normalisation.rope) {
+  if (scheme.normalisation.step != 0) {
     throw Error(ErrorCode::kUnsupported,
                 name +
                     " subtracts a centre that turns with the position, which rows alone do not "
                     "have; use " +
-                    scheme.codec + ":balanced");
+                    scheme.codec + ":balance:center");
   }
   CheckHeadDim(head_dim);
   KeyProfile map;

@@ -121,7 +121,7 @@ nb::dict SchemeParts(const std::string& text) {
   parts["center"] = scheme.normalisation.center;
   parts["balance"] = scheme.normalisation.balance;
   parts["dense"] = scheme.normalisation.dense;
-  parts["rope"] = scheme.normalisation.rope;
+  parts["step"] = scheme.normalisation.step;
   return parts;
 }
 
@@ -149,7 +149,8 @@ nb::dict ReadPolicy(const std::string& json, int num_layers) {
 void BindProfile(nb::module_& module) {
   module.def("observe_balance", &ObserveBalance, "queries"_a.noconvert(), "keys"_a.noconvert(),
              "page_tokens"_a, "pairing"_a, "rope_dims"_a,
-             "The balance scale, float32 [num_kv_heads, head_dim], from queries [num_q_heads, n, "
+             "The balance scale about the means of pages, float32 [num_kv_heads, head_dim], from "
+             "queries [num_q_heads, n, "
              "head_dim] and keys\n[num_kv_heads, n, head_dim] after RoPE. pairing: which channels "
              "RoPE turns, 'halves', 'adjacent' or 'none'.");
   module.def("load_profile", &LoadProfile, "path"_a,

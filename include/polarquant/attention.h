@@ -22,12 +22,14 @@
 #include <vector>
 
 #include "polarquant/paged_rows.h"
+#include "polarquant/target.h"
 
 namespace polarquant {
 
 // Who does it.
 struct Executor {
   int num_threads = 1;
+  const Target* target = nullptr;  // null: DefaultTarget()
 };
 
 struct SequenceCall {
@@ -98,15 +100,7 @@ void Attend(const AttentionCall& call, int num_threads);
 void AttendReference(const AttentionBatch& batch);
 void AttendReference(const AttentionCall& call);
 
-// The cells named as attention sinks by a mask: all cells seen by a query that sees at most
-// `sink_tokens` of the first num_cells cells. Sorted, distinct.
-std::vector<int64_t> SinksOfMask(const uint16_t* mask, int64_t mask_stride, int num_queries,
-                                 int64_t num_cells, int sink_tokens);
-
-// Which kernels run: "avx512", "avx2" or "scalar". The environment variable POLARQUANT_ISA forces
-// one; forcing what the CPU lacks, or an unknown word, throws Error(kParameter).
-const char* ActiveTarget();
-// Whether a scheme's codes are read by a fast kernel of the active target (else they are decoded).
+// Whether a scheme's codes are read by a fast kernel of the default target (else they are decoded).
 bool HasFastPath(const Scheme& scheme, int head_dim);
 
 }  // namespace polarquant

@@ -2,14 +2,18 @@
 // Stage 5, the cell store: the keys or the values of one layer (all its kv_heads), addressed by
 // cell number, written in any order, overwritten, read through the host's mask.
 //
-// Rows are written exact (f16) into a virtual range laid out as the host lays out its own cache:
-// cell c, kv_head h, channel i at index (c * num_kv_heads + h) * head_dim + i. Nothing of it is
-// resident before it is written. Cell c is slot c % page_tokens of page c / page_tokens. A page
-// whose cells are all written and none of them among the newest `window_tokens` rows closes:
-// every kv_head's rows are encoded at once and the exact rows give their memory back. Sinks stay
-// exact beside their codes. A write into a closed page gives that row an exact copy again; once it
-// has left the window the page closes afresh (all rows rewritten) or those rows are patched with
-// the statistics the page has. No row is quantised twice.
+// A row is coded when it is written. The newest `window_tokens` rows of a sequence and its first
+// `sink_tokens` (by position, whatever the order of writing) also lie exact (f16) beside their
+// codes, and attention prefers the exact copy. It goes when the row is *retired*: by Settle, where
+// the store holds one sequence, or by Retire, for hosts whose mask says who sees what. Cell c is
+// slot c % page_tokens of page c / page_tokens; exact rows lie as the host lays out its own cache:
+// cell c, kv_head h, channel i at index (c * num_kv_heads + h) * head_dim + i.
+//
+// What a code is depends on the row, its position and the profile alone, so rewinding, overwriting,
+// restoring at another cell and writing out of order are right without a further thought. Only
+// schemes with statistics of a page (`center`, `kivi`, `zscore` and the like) differ: their rows
+// stay exact until all of a page's have been retired, and then close together; rows written into a
+// closed page later join it with the statistics it has.
 //
 // Threads: calls on one store must not overlap, except the const ones among themselves.
 // Functions that take num_threads use that many threads themselves.
@@ -20,6 +24,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "polarquant/key_profile.h"
@@ -39,10 +44,17 @@ class CellStore final : public PagedRows {
     int page_tokens = 128;
     int window_tokens = 128;
     int sink_tokens = 16;
+    // Of schemes with statistics of a page: partly filled pages kept exact before the oldest
+    // closes.
     int max_partial_pages = 8;
-    // For schemes that need it (Normalisation::needs_profile): the balance scale, or the mean with
-    // RoPE and its frequencies, of this layer's heads. Its pairing must be the model's.
+    // Exact rows kept by Retire: those of this many windows. Sequences that a host has dropped
+    // without a word still have theirs; beyond the limit the oldest go.
+    int max_windows = 64;
+    // For schemes that need it (Normalisation::needs_profile). Its pairing must be the model's. It
+    // may come later (SetProfile): until then rows are kept exact.
     std::shared_ptr<const KeyProfile> profile;
+    // Who codes the rows; null: DefaultTarget().
+    const Target* target = nullptr;
   };
 
   // `exact_range`: zero-filled anonymous private memory of at least exact_range_bytes(), aligned to
@@ -56,27 +68,33 @@ class CellStore final : public PagedRows {
   static size_t exact_range_bytes(const Config& config);
 
   const Config& config() const;
-  const Shape& shape() const override;
-  int64_t num_cells() const override;
-  const PageFormat& format(int kv_head = 0) const override;
-  bool exact_only() const override;
 
   // Writes rows: `rows` [cells.size()] at row_stride floats apart, each num_kv_heads * head_dim
   // f32, rounded to f16 (NaN to 0, infinities and overflow to +-65504). Cells must be distinct and
-  // in range. `positions` [cells.size()] are those RoPE turned the rows by; a scheme with a
-  // rotating centre needs them, others ignore them.
+  // in range. `positions` [cells.size()], each in [0, 2^24), are those RoPE turned the rows by; a
+  // scheme with center=step needs them. Null: rows are numbered as they are written.
   void Write(std::span<const int64_t> cells, const float* rows, int64_t row_stride, int num_threads,
              const int32_t* positions = nullptr);
-  // Closes and patches what has left the window. Call after attention has read the batch.
+  // Retires what is window_tokens positions or more behind the newest row that is exact. For a
+  // store of one sequence; call after attention has read the batch.
   void Settle(int num_threads);
-  // Keeps these cells exact until they are written again. A cell whose exact copy is already gone
-  // stays as it is.
-  void PinSinks(std::span<const int64_t> cells);
+  // The cells whose exact copies may go, by a mask (AttentionCall::mask over cells [0, num_cells)):
+  // those that a query sees window_tokens positions or more behind the newest row it sees. Cells
+  // that no query sees are other sequences' and stay.
+  std::vector<int64_t> LeavingWindow(const uint16_t* mask, int64_t mask_stride, int num_queries,
+                                     int64_t num_cells) const;
+  void Retire(std::span<const int64_t> cells, int num_threads);
+
+  // Where the scheme needs a profile and the store was made without one. Codes what is there.
+  // Throws Error(kParameter) if there is one already or it does not fit.
+  void SetProfile(std::shared_ptr<const KeyProfile> profile, int num_threads);
+  bool needs_profile() const;  // and has none
 
   // K-shift and the like: rows of `cells` are decoded, changed by `change(cell, row)` (row is
-  // num_kv_heads * head_dim f32) and stored back as they were: exact rows exact, coded rows coded
-  // (a page all of whose rows change gets fresh statistics). `change` may run on any thread.
-  // `shifts` [cells.size()] is what is added to the positions of the rows, as for Write.
+  // num_kv_heads * head_dim f32) and stored back as they were: exact rows exact, coded rows coded.
+  // `change` may run on any thread. `shifts` [cells.size()] is what is added to the positions of
+  // the rows; null: nothing. Throws Error(kParameter), before anything changes, if a position would
+  // leave its range.
   void Transform(std::span<const int64_t> cells,
                  const std::function<void(int64_t cell, float* row)>& change, int num_threads,
                  const int32_t* shifts = nullptr);
@@ -85,27 +103,32 @@ class CellStore final : public PagedRows {
   void Clear();
   // Forgets the rows of [first, first + count).
   void ClearCells(int64_t first, int64_t count);
-  // Copies rows bit-exactly from a store of equal config (their cells map one to one).
+  // Copies rows bit-exactly from a store of equal config (their cells map one to one). Schemes with
+  // statistics of a page are copied by whole pages only; Error(kUnsupported) else, before anything
+  // changes.
   void CopyFrom(const CellStore& other, int64_t first, int64_t count);
 
-  void ReadRow(int64_t cell, float* row) const override;
-  void DecodeCells(int64_t page, int kv_head, float* rows) const override;
-
-  // Saved rows take exactly saved_row_bytes() = num_kv_heads * head_dim * 2 bytes: exact rows as
-  // they are, coded rows as a marked record with the page's header, so that a load restores the
-  // very codes. can_save() is false where the record does not fit, and with a rotating centre (an
-  // exact row leaves no room for its position); SaveRow then throws Error(kUnsupported) naming the
-  // scheme.
+  // Saved rows take saved_row_bytes() = num_kv_heads * head_dim * 2 bytes each: exact rows as they
+  // are, coded rows as marked records with their position, so that a load restores the very codes,
+  // at any cell. can_save() is false where records do not fit or need statistics of a page; saving
+  // then throws Error(kUnsupported) naming the scheme. Loading throws Error(kCorruption) for
+  // damage, or for rows of another scheme or profile, before it changes anything.
   size_t saved_row_bytes() const;
   bool can_save() const;
-  void SaveRow(int64_t cell, std::byte* saved) const;
-  void LoadRow(int64_t cell, const std::byte* saved);
+  void SaveRows(int64_t first, int64_t count, std::byte* saved, int num_threads) const;
+  void LoadRows(int64_t first, int64_t count, const std::byte* saved, int num_threads);
 
   // For attention.
-  int64_t num_pages() const;
-  const RotatingCentre* centre(int kv_head) const override;
+  const Shape& shape() const override;
+  int64_t num_cells() const override;
+  const PageFormat& format(int kv_head = 0) const override;
+  bool exact_only() const override;
+  const SteppedCentre* centre(int kv_head) const override;
   PageView View(int64_t page, int kv_head) const override;
-  const uint16_t* exact_rows() const;  // f16, the range described above
+  void ReadRow(int64_t cell, float* row) const override;
+  int64_t num_pages() const;
+  // The cells with an exact copy, ascending, and the positions of their rows.
+  std::vector<std::pair<int64_t, int32_t>> ExactCells() const;
 
   MemoryUse memory() const;
 

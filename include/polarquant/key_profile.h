@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What is known of the keys of one layer before a row is seen: what the normalisations `balance`
-// and `center=rope` need (polarquant/scheme.h). Plain data; found once for a model by observing its
+// and `center=step` need (polarquant/scheme.h). Plain data; found once for a model by observing its
 // queries and keys on any text.
 //
 // Balance. The noise of a quantiser on A u (u a centred key, A a diagonal map) is white and
@@ -21,9 +21,9 @@
 // which gives both the moments L^(1/2): the balanced realisation of control theory (Moore 1981).
 // The moments are those after RoPE, over many positions.
 //
-// Rotating centre. Before RoPE, a head's keys have a mean (a bias, mostly). After it the mean turns
-// with the position: m_t = RoPE_t(mean), which is subtracted before coding and whose share of the
-// logit, <q, m_t>, is added back exactly.
+// Stepped centre. Before RoPE, a head's keys have a mean (a bias, mostly). After it the mean turns
+// with the position. Positions are cut into aligned steps; the mean of RoPE_t(mean) over the row's
+// step is subtracted before coding, and its share of the logit, <q, m>, is added back exactly.
 #pragma once
 
 #include <utility>
@@ -39,8 +39,10 @@ struct Rope {
     kHalves,    // channels i and i + dims / 2
   };
   Pairing pairing = Pairing::kNone;
-  int dims = 0;                     // even; 0 without RoPE
-  std::vector<double> frequencies;  // [dims / 2] radians a position; may be empty for `balance`
+  int dims = 0;  // even; 0 without RoPE
+  std::vector<double>
+      frequencies;         // [dims / 2] radians a position; may be empty but for center=step
+  double magnitude = 1.0;  // the length of a unit pair once turned: 1, but for YaRN
 
   std::pair<int, int> Pair(int index) const {
     if (pairing == Pairing::kAdjacent) return {2 * index, 2 * index + 1};
@@ -51,7 +53,7 @@ struct Rope {
 
 struct KeyProfile {
   std::vector<float> balance;  // [num_kv_heads][head_dim], each in [1/4096, 4096]; empty if unknown
-  // [num_kv_heads][head_dim], before RoPE; 0 where a channel does not turn. Empty if unknown.
+  // [num_kv_heads][head_dim], before RoPE: of every channel. Empty if unknown.
   std::vector<float> mean;
   Rope rope;
   // [num_kv_heads][head_dim][head_dim], row by row: the dense map and its inverse. Both or neither.

@@ -9,10 +9,13 @@
 //   layers.N.query_moment     E q^2, summed over the query heads of the kv_head
 //   layers.N.key_moment       E k^2
 //   layers.N.key_variance     E (k - mean of its page)^2
-//   layers.N.turned_variance  the same after RoPE_t(mean) was subtracted
-//   layers.N.mean             the mean key before RoPE, 0 where subtracting it does not pay
+//   layers.N.mean             the mean key before RoPE, of every channel
 //   layers.N.balance          the balance scale over key_variance
-//   layers.N.balance_turned   the balance scale over turned_variance
+//
+// as if RoPE kept the length of what it turns (Rope::magnitude 1); where the frequencies of RoPE
+// are known, the f64 tensor [1][rope dims / 2]
+//
+//   layers.N.frequencies      radians a position
 //
 // and, if asked for, the f32 tensor [num_kv_heads * head_dim][head_dim]
 //
@@ -34,16 +37,26 @@ struct LayerProfile {
   int layer = 0;  // the model's own number
   int num_kv_heads = 0;
   int head_dim = 0;
-  Rope rope;  // without frequencies: the host knows them
-  std::vector<float> query_moment, key_moment, key_variance, turned_variance;
+  // As it was when keys were observed; frequencies are empty where they could not be known. A host
+  // turns by its own.
+  Rope rope;
+  std::vector<float> query_moment, key_moment, key_variance;
   std::vector<float> mean;
-  std::vector<float> balance, balance_turned;
+  std::vector<float> balance;
   std::vector<float> dense;  // [num_kv_heads][head_dim][head_dim], or empty
 
-  // By how many dB the logit error of a kv_head's quantised keys falls, for the same codec.
+  // E (k - its centre)^2, [num_kv_heads][head_dim], where `turns` is how fast RoPE turns:
+  // key_variance with the page's mean, key_moment without a centre, and for a pair of the stepped
+  // centre E |k|^2 - |D mean|^2, D its share of the step (math/stepped_centre.h). Pairs of an
+  // unknown frequency count as if they had no centre.
+  std::vector<float> Variance(const Normalisation& normalisation, const Rope& turns) const;
+  // By how many dB the logit error of a kv_head's quantised keys falls, for the same codec, with
+  // the frequencies seen when keys were observed.
   double GainDb(int kv_head, const Normalisation& normalisation) const;
-  // For CellStore::Config. The frequencies are still to be filled in.
-  KeyProfile KeysFor(const Normalisation& normalisation) const;
+  // For CellStore::Config, on a host that turns keys by `turns`: the balance scale is that over the
+  // variance about this centre. Throws Error(kParameter) if the stepped centre needs frequencies
+  // that `turns` does not say.
+  KeyProfile KeysFor(const Normalisation& normalisation, const Rope& turns) const;
 
   bool operator==(const LayerProfile&) const = default;
 };
@@ -86,6 +99,7 @@ std::vector<float> DenseMap(const std::vector<double>& query_moments,
 std::vector<float> InverseMaps(const std::vector<float>& maps, int head_dim);
 
 // Collects the moments of one layer from queries and keys as attention sees them, after RoPE.
+// Without the frequencies of RoPE the mean of the channels it turns stays 0.
 class KeyObserver {
  public:
   // `dense`: whole second moments as well, for dense maps; head_dim times the work.
@@ -95,7 +109,8 @@ class KeyObserver {
   // num_kv_heads.
   void AddQueries(const float* queries, int count, int64_t stride, int num_q_heads,
                   int64_t head_stride);
-  // The rows of one page, `stride` floats apart, each num_kv_heads * head_dim, and their positions.
+  // The rows of one page, `stride` floats apart, each num_kv_heads * head_dim, and their positions,
+  // which matter only with frequencies.
   void AddPage(const float* rows, int count, int64_t stride, const int32_t* positions);
 
   int64_t num_queries() const { return num_queries_; }
@@ -104,15 +119,12 @@ class KeyObserver {
   LayerProfile Finish(int64_t fewest_rows = 256) const;
 
  private:
-  struct Turned {  // of a pair: least squares for its mean (model_profile.cc)
-    double w_re = 0, w_im = 0, weight = 0;
-  };
   int layer_, num_kv_heads_, head_dim_;
   Rope rope_;
   std::vector<double> queries_, keys_, within_;  // sums of squares
+  std::vector<double> means_;                    // sums of keys before RoPE
   // Sums of products [num_kv_heads][head_dim][head_dim], the lower halves; empty unless dense.
   std::vector<double> query_products_, key_products_;
-  std::vector<Turned> turned_;  // [num_kv_heads][rope.dims / 2]
   int64_t num_queries_ = 0, num_keys_ = 0;
 };
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Stage 4 and 5, pack and page. A page is `page_tokens` rows of one kv_head and role, encoded
 // together: codes, scales, and a header with the page's statistics (empty for most schemes).
-// FORMAT.md gives every byte. Nothing here owns memory; all functions are thread-safe.
+// FORMAT.md gives every byte. Nothing here owns memory; all functions are thread-safe, and throw
+// Error(kParameter) for rows that a page does not have.
 #pragma once
 
 #include <cstddef>
@@ -10,6 +11,7 @@
 #include <span>
 
 #include "polarquant/scheme.h"
+#include "polarquant/target.h"
 
 namespace polarquant {
 
@@ -29,10 +31,10 @@ class PageFormat {
   // 128 or 256. Throws Error(kUnsupported) for a head_dim or page_tokens outside the limits, for a
   // role that the codec does not store, and for values with a scheme that weighs keys against
   // queries. `map` is the head's (polarquant/key_profile.h), for a scheme that has one; without it
-  // the format knows its sizes, and encoding and decoding throw Error(kParameter). The rotating
-  // centre is not the page's business: rows come without it.
+  // the format knows its sizes, and encoding and decoding throw Error(kParameter). The stepped
+  // centre is not the page's business: rows come without it. `target` encodes and decodes.
   PageFormat(const Scheme& scheme, Role role, int head_dim, int page_tokens = 128,
-             const KeyMap& map = {});
+             const KeyMap& map = {}, const Target& target = DefaultTarget());
   ~PageFormat();
   PageFormat(PageFormat&&) noexcept;
   PageFormat& operator=(PageFormat&&) noexcept;
@@ -53,13 +55,17 @@ class PageFormat {
   // Encodes `rows` [count][head_dim] f32 into `page` (page_bytes() bytes); rows past `count` are
   // encoded as zeros. Rows whose bit in `outside` is set (row r: word r/64, bit r%64; may be null)
   // are encoded but do not enter the statistics. NaN counts as 0 and infinities are clamped to
-  // +-65504. Uses the fast encoder of the active kernels where there is one.
+  // +-65504. Uses the fast encoder of the target where there is one.
   void EncodePage(const float* rows, int count, std::byte* page,
                   const uint64_t* outside = nullptr) const;
   // Decodes rows 0..count-1 into `rows` [count][head_dim], un-rotated, mean added.
   void DecodePage(const std::byte* page, int count, float* rows) const;
 
-  // One row with the statistics the page already has (patching), and back.
+  // Rows first, first + 1, ... of a page from `rows` [count][head_dim], with the statistics the
+  // page already has; all other rows stay as they are. A page of zeros is one of rows not written
+  // yet, for a scheme without headers: they decode as zeros.
+  void EncodeRows(std::byte* page, int first, int count, const float* rows) const;
+  // One row, and back.
   void EncodeRow(std::byte* page, int index, const float* row) const;
   void DecodeRow(const std::byte* page, int index, float* row) const;
   // For pages of several groups: the statistics of row `index`'s group anew, from `rows`
@@ -70,6 +76,11 @@ class PageFormat {
   // significant bit first), wherever the page keeps its parts. Bit-exact both ways.
   void ReadRecord(const std::byte* page, int index, std::byte* record) const;
   void WriteRecord(std::byte* page, int index, const std::byte* record) const;
+  // The same for rows first, first + 1, ..., whose records lie `stride` bytes apart.
+  void ReadRecords(const std::byte* page, int first, int count, std::byte* records,
+                   size_t stride) const;
+  void WriteRecords(std::byte* page, int first, int count, const std::byte* records,
+                    size_t stride) const;
   // The header of row `index` (header_bytes() bytes), which its neighbours share.
   std::span<const std::byte> Header(const std::byte* page, int index = 0) const;
   std::span<std::byte> Header(std::byte* page, int index = 0) const;

@@ -26,18 +26,17 @@ struct MemoryUse {
   MemoryUse& operator+=(const MemoryUse& other);
 };
 
-class RotatingCentre;  // math/rotating_centre.h
+class SteppedCentre;  // math/stepped_centre.h
 
 // One page of one kv_head as attention reads it.
 struct PageView {
-  const std::byte* page = nullptr;  // encoded page, null while the page is open (all rows exact)
-  bool mixed = false;               // rows of several headers: decode with DecodeCells only
+  const std::byte* page = nullptr;  // encoded page, null where no row is coded
   // Cells with an exact copy, which wins over the codes: slot s is word s/64, bit s%64.
   uint64_t exact[kMaxPageTokens / 64] = {};
   // f16: the exact copy of slot s is the head_dim values at s * exact_row_stride(). Null if none
   // of them has one.
   const uint16_t* exact_rows = nullptr;
-  // With a rotating centre: slot s has position positions[s], or first_position + s if null.
+  // With a centre: slot s has position positions[s], or first_position + s if null.
   const int32_t* positions = nullptr;
   int32_t first_position = 0;
 };
@@ -51,6 +50,7 @@ class PagedRows {
     int head_dim = 0;
     int num_kv_heads = 0;
     int page_tokens = 128;
+    const Target* target = nullptr;  // who codes the rows; null: DefaultTarget()
   };
 
   virtual ~PagedRows() = default;
@@ -60,10 +60,8 @@ class PagedRows {
   virtual const PageFormat& format(int kv_head = 0) const = 0;
   // Whether the scheme stores the exact f16 rows and nothing ever closes.
   virtual bool exact_only() const = 0;
-  virtual const RotatingCentre* centre(int kv_head) const = 0;  // null without one
+  virtual const SteppedCentre* centre(int kv_head) const = 0;  // null without one
   virtual PageView View(int64_t page, int kv_head) const = 0;
-  // Rows of one kv_head of one page, [page_tokens][head_dim] f32, wherever they live.
-  virtual void DecodeCells(int64_t page, int kv_head, float* rows) const = 0;
   // The row as attention sees it, num_kv_heads * head_dim f32 (zeros if never written).
   virtual void ReadRow(int64_t cell, float* row) const = 0;
 

@@ -142,10 +142,10 @@ typedef struct pq_key_profile {
   const float* balance;       /* [num_kv_heads][head_dim], each in [1/4096, 4096] */
   const float* dense;         /* [num_kv_heads][head_dim][head_dim], with its inverse */
   const float* dense_inverse; /* [num_kv_heads][head_dim][head_dim] */
-  const float* mean;          /* [num_kv_heads][head_dim] before RoPE, for center=rope */
+  const float* mean;          /* [num_kv_heads][head_dim] before RoPE, for center=step */
   pq_rope_pairing rope_pairing;
   int32_t rope_dims;              /* even, at most head_dim; 0 without RoPE */
-  const double* rope_frequencies; /* [rope_dims / 2] radians a position, for center=rope */
+  const double* rope_frequencies; /* [rope_dims / 2] radians a position, for center=step */
 } pq_key_profile;
 #define PQ_KEY_PROFILE_INIT \
   { sizeof(pq_key_profile), NULL, NULL, NULL, NULL, PQ_ROPE_NONE, 0, NULL }
@@ -190,7 +190,7 @@ typedef struct pq_page_config {
   { sizeof(pq_page_config), NULL, PQ_KEY, 0, 128, 0, NULL }
 
 /* Without the profile that its scheme needs a format knows its sizes, and refuses to encode and
- * decode. The profile's mean and RoPE are not a page's business: rows come without their rotating
+ * decode. The profile's mean and RoPE are not a page's business: rows come without their stepped
  * centre. */
 PQ_API pq_status pq_page_format_create(const pq_page_config* config, pq_page_format** format);
 PQ_API pq_status pq_page_format_destroy(pq_page_format* format);
@@ -253,6 +253,10 @@ typedef struct pq_memory_use {
 
 /* ---- The cell store: rows of one layer and role, addressed by cell number -------------------- */
 
+/* A row is coded when it is written; the newest window_tokens and the first sink_tokens (by
+ * position) also stay exact, until they are retired. Schemes with statistics of a page (center,
+ * zscore and the like) keep their rows exact until a whole page has been retired. */
+
 typedef struct pq_cell_store pq_cell_store;
 
 typedef struct pq_cell_store_config {
@@ -264,8 +268,9 @@ typedef struct pq_cell_store_config {
   int32_t num_kv_heads;      /* 1 to 65536 */
   int32_t page_tokens;       /* 64, 128 or 256 */
   int32_t window_tokens;     /* the newest rows kept exact (f16), 0 to 65536 */
-  int32_t sink_tokens;       /* 0 to 1024: how many the host will pin */
-  int32_t max_partial_pages; /* partly filled pages kept exact before the oldest closes short */
+  int32_t sink_tokens;       /* 0 to 1024: so many first positions stay exact */
+  int32_t max_partial_pages; /* of schemes with statistics of a page: partly filled pages kept
+                                exact before the oldest closes short */
   int32_t reserved;
   const pq_key_profile* profile; /* copied; NULL unless the scheme needs it */
 } pq_cell_store_config;
@@ -276,15 +281,18 @@ PQ_API pq_status pq_cell_store_create(const pq_cell_store_config* config, pq_cel
 PQ_API pq_status pq_cell_store_destroy(pq_cell_store* store);
 
 /* Row i, of num_kv_heads * head_dim values, starts at rows[i * row_stride] and goes to cells[i];
- * cells are distinct. positions[count] are those RoPE turned the rows by: for center=rope, else
- * NULL will do. A refused write writes nothing. */
+ * cells are distinct. positions[count], below 2^24, are those RoPE turned the rows by: center=step
+ * needs them; with NULL rows are numbered as they are written. A refused write writes nothing. */
 PQ_API pq_status pq_cell_store_write(pq_cell_store* store, const int64_t* cells, int64_t count,
                                      const float* rows, int64_t row_stride,
                                      const int32_t* positions, int32_t num_threads);
-/* Encodes what has left the window. Call it after attention has read what was written. */
+/* Retires what is window_tokens positions or more behind the newest row, in a store of one
+ * sequence. Call it after attention has read what was written. */
 PQ_API pq_status pq_cell_store_settle(pq_cell_store* store, int32_t num_threads);
-/* Keeps these cells exact until they are written again, if they still are. */
-PQ_API pq_status pq_cell_store_pin_sinks(pq_cell_store* store, const int64_t* cells, int64_t count);
+/* The same for stores of several sequences: the exact copies of these cells may go; of sinks they
+ * stay. */
+PQ_API pq_status pq_cell_store_retire(pq_cell_store* store, const int64_t* cells, int64_t count,
+                                      int32_t num_threads);
 /* Forgets rows and gives their memory back: all, or those of [first, first + count). */
 PQ_API pq_status pq_cell_store_clear(pq_cell_store* store);
 PQ_API pq_status pq_cell_store_clear_cells(pq_cell_store* store, int64_t first, int64_t count);
@@ -296,14 +304,16 @@ PQ_API pq_status pq_cell_store_copy(pq_cell_store* store, const pq_cell_store* f
 PQ_API pq_status pq_cell_store_read_row(const pq_cell_store* store, int64_t cell, float* row,
                                         size_t num_values);
 
-/* Saved rows are num_kv_heads * head_dim * 2 bytes each and restore the very codes.
- * PQ_ERROR_UNSUPPORTED for a scheme whose records do not fit that; PQ_ERROR_CORRUPTION for a row
- * that this scheme and shape did not save. */
+/* Saved rows are num_kv_heads * head_dim * 2 bytes each; they restore the very codes, at any cell.
+ * saved_bytes is count times that. PQ_ERROR_UNSUPPORTED for a scheme whose records do not fit or
+ * need statistics of a page; PQ_ERROR_CORRUPTION for a row that this scheme, profile and shape did
+ * not save, before anything changes. */
 PQ_API pq_status pq_cell_store_saved_row_bytes(const pq_cell_store* store, size_t* saved_bytes);
-PQ_API pq_status pq_cell_store_save_row(const pq_cell_store* store, int64_t cell, void* saved,
-                                        size_t saved_bytes);
-PQ_API pq_status pq_cell_store_load_row(pq_cell_store* store, int64_t cell, const void* saved,
-                                        size_t saved_bytes);
+PQ_API pq_status pq_cell_store_save_rows(const pq_cell_store* store, int64_t first, int64_t count,
+                                         void* saved, size_t saved_bytes, int32_t num_threads);
+PQ_API pq_status pq_cell_store_load_rows(pq_cell_store* store, int64_t first, int64_t count,
+                                         const void* saved, size_t saved_bytes,
+                                         int32_t num_threads);
 PQ_API pq_status pq_cell_store_memory(const pq_cell_store* store, pq_memory_use* memory);
 
 /* ---- The sequence cache: keys and values of one layer and one sequence ----------------------- */

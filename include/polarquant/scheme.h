@@ -2,17 +2,21 @@
 // A scheme names how the rows of one role (keys or values) are stored: a codec and how rows are
 // prepared for it. Spelling, the same everywhere (command line, environment, policies, reports):
 //
-//   CODEC[:OPTION=VALUE...][:center|:balance|:balanced|:dense][:center=rope]
-//        [:scale=mse|norm|unbiased][:sharpen=PERCENT][:rotate=none]
+//   CODEC[:OPTION=VALUE...][:center|:center=step|:balance|:balance:center|:balanced|:dense]
+//        [:step=16|32|64|128][:scale=mse|norm|unbiased][:sharpen=PERCENT][:rotate=none]
 //
 //   turbo4                  normalise nothing, rotate, 4-bit Lloyd-Max codes, the EDEN scale
 //   turbo3:scale=mse        the same with three bits and the least-squares scale
 //   turbo4:center           the page's mean is subtracted first and kept in the page's header
-//   turbo4:balanced         the same, and channels are weighed against the queries: `center` and
-//                           `balance` together (keys only; needs a model's profile)
+//                           (center=page is the same)
+//   turbo4:center=step      what is subtracted is known before any row is seen: the head's mean key
+//                           turned by RoPE, one for each step of positions (keys only; needs a
+//                           model's profile). step=16|32|64|128 positions, 64 unless said
+//   turbo4:balanced         the same, and channels are weighed against the queries: `balance` and
+//                           `center=step` together, the recommended form
+//   turbo4:balance:center   the weights with the page's mean instead
 //   turbo4:dense            `center`, and the best linear map in place of the best channel weights
 //                           (keys only; needs a profile made with --dense)
-//   turbo4:balanced:center=rope   and the head's constant, turned by RoPE, is subtracted before
 //   turbo2:scale=mse:sharpen=105   logits of coded keys count 1.05 times (keys only)
 //   q8_0:rotate=none        ggml's block format on the bare row (by default rows are rotated
 //                           first, as llama.cpp does for its own quantised caches)
@@ -32,16 +36,18 @@ namespace polarquant {
 
 enum class Role { kKey, kValue };
 
-// Stage 1, before the rotation. `balance` and `rope` are for keys and need what a model's profile
-// says of its heads (polarquant/key_profile.h).
+inline constexpr int kUsualStep = 64;
+
+// Stage 1, before the rotation. All but `center` are for keys and need what a model's profile says
+// of its heads (polarquant/key_profile.h).
 struct Normalisation {
   bool center = false;   // the mean of the page's rows is subtracted
   bool balance = false;  // then channels are multiplied by the head's balance scale
-  bool rope = false;     // first of all RoPE_t(mean key of the head) is subtracted; implies center
-  bool dense = false;    // instead of balance: rows go through the head's dense map
+  bool dense = false;    // instead of balance: rows go through the head's dense map; with center
+  int step = 0;          // instead of center: the stepped centre, of so many positions; 0: none
 
-  bool any() const { return center || balance || rope || dense; }
-  bool needs_profile() const { return balance || rope || dense; }
+  bool any() const { return center || balance || dense || step != 0; }
+  bool needs_profile() const { return balance || dense || step != 0; }
   bool operator==(const Normalisation&) const = default;
 };
 

@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // Stage 5, the sequence cache: the keys and the values of one layer and one sequence, for hosts
-// that have no cells of their own. Rows are appended; the newest `window_tokens` and the first
-// `sink_tokens` stay exact (f16), the others are encoded, a page at a time, once.
+// that have no cells of their own. Rows are appended and coded at once; the newest `window_tokens`
+// and the first `sink_tokens` also lie exact (f16), and attention prefers those. Only schemes with
+// statistics of a page (polarquant/cell_store.h) keep rows exact until their page can close.
 //
 //   SequenceCache cache(config);
 //   cache.Append(keys, values, count, threads);       // the rows of a prompt, or of one token
 //   AttentionCall call = cache.Call();                // what it holds; the caller adds the queries
 //   Attend(call, threads);                            // reads the new rows exact
-//   cache.Settle(threads);                            // then closes what has left the window
+//   cache.Settle(threads);                            // then retires what has left the window
 //
 // A copy is a fork: it shares every page, and a page is copied when one of its owners writes to it.
 // Tokens may be dropped from the end at any position and from the front; nothing is encoded twice.
-// A page that the end falls into keeps its codes, and rows appended there later are exact until the
-// page leaves the window again, and then encoded with the statistics the page has.
+// Of schemes with statistics, a page that the end falls into keeps its codes, and rows appended
+// there later are exact until they leave the window, and then join it with the statistics it has.
 //
 // Not thread-safe for one object; different objects may be used at the same time, also while they
 // share pages. Functions that take num_threads use that many threads themselves.
@@ -28,19 +29,9 @@
 #include "polarquant/attention.h"
 #include "polarquant/key_profile.h"
 #include "polarquant/paged_rows.h"
+#include "polarquant/rows.h"
 
 namespace polarquant {
-
-enum class NumberType { kF32, kF16, kBF16 };
-
-// Rows of a layer as a host holds them: value i of kv_head h of row n is
-// data[n * row_stride + h * head_stride + i], strides counted in values.
-struct HostRows {
-  const void* data = nullptr;
-  NumberType type = NumberType::kF32;
-  int64_t row_stride = 0;
-  int64_t head_stride = 0;
-};
 
 class SequenceCache {
  public:
@@ -52,9 +43,11 @@ class SequenceCache {
     int page_tokens = 128;
     int window_tokens = 128;
     int sink_tokens = 16;
-    // For keys with `balance` or `dense`. May come later: SetProfile. center=rope is refused: a
-    // sequence cache does not know the positions of its rows.
+    // For keys with `balance`, `dense` or `center=step` (the position of a row is its number in the
+    // sequence). May come later: SetProfile.
     std::shared_ptr<const KeyProfile> profile;
+    // Who codes the rows; null: DefaultTarget().
+    const Target* target = nullptr;
   };
 
   // Throws Error for a configuration outside the limits, naming the value.
@@ -71,15 +64,15 @@ class SequenceCache {
   // Tokens evicted from the front: the first token held.
   int64_t first_token() const;
 
-  // What the keys are weighed with, frozen from now on. Throws Error(kParameter) if a page was
-  // closed already or there is a profile, or if it does not fit.
-  void SetProfile(std::shared_ptr<const KeyProfile> profile);
+  // What the keys are coded with, frozen from now on. Throws Error(kParameter) if there is a
+  // profile, if the scheme takes none, or if it does not fit.
+  void SetProfile(std::shared_ptr<const KeyProfile> profile, int num_threads = 1);
   // Whether a page has left the window that cannot close for want of a profile. Settle then throws.
   bool wants_profile() const;
 
   // Rounded to f16 (NaN to 0, infinities and overflow to +-65504).
   void Append(const HostRows& keys, const HostRows& values, int64_t count, int num_threads);
-  // Closes what has left the window. Call it after attention has read what was appended.
+  // Retires what has left the window. Call it after attention has read what was appended.
   void Settle(int num_threads);
 
   // Drops the tokens from `length` on. Throws Error(kParameter) unless it is in

@@ -28,8 +28,9 @@ struct Workspace {
   std::vector<float> partials;  // [thread][2]: of the first and the last unit of a thread's share
   std::vector<int> parts_done;  // of each unit
 
-  void Prepare(const AttentionBatch& batch, const Plan& made, int num_threads) {
-    const Kernels& kernels = ActiveKernels();
+  void Prepare(const AttentionBatch& batch, const Plan& made, const Executor& executor) {
+    const Kernels& kernels =
+        *(executor.target != nullptr ? *executor.target : DefaultTarget()).kernels;
     SlopesOf(batch, &slopes);
     setups.clear();
     setups.reserve(batch.sequences.size());
@@ -44,7 +45,7 @@ struct Workspace {
                         .slopes = slopes});
       partial_floats_ = std::max(partial_floats_, setups.back().partial_floats());
     }
-    const auto floats = static_cast<size_t>(2 * num_threads * partial_floats_);
+    const auto floats = static_cast<size_t>(2 * executor.num_threads * partial_floats_);
     if (partials.size() < floats) partials.resize(floats);
     parts_done.assign(static_cast<size_t>(made.num_units()), 0);
   }
@@ -128,11 +129,11 @@ Workspace& OfThisThread() {
 
 // Always the whole team, or nobody but the caller: OpenMP ends threads that a smaller team has no
 // use for, and the next larger one starts them again.
-void AttendPlanned(const AttentionBatch& batch, const Plan& plan, int num_threads) {
+void AttendPlanned(const AttentionBatch& batch, const Plan& plan, const Executor& executor) {
   Workspace& space = OfThisThread();
-  space.Prepare(batch, plan, num_threads);
+  space.Prepare(batch, plan, executor);
   const Team team = {plan, space};
-  Parallel(plan.num_items() > 1 ? num_threads : 1,
+  Parallel(plan.num_items() > 1 ? executor.num_threads : 1,
            [&](int thread, int size) { team.Work(thread, size); });
 }
 
@@ -162,7 +163,7 @@ void Attend(const AttentionPlan& plan, const AttentionBatch& batch, const Execut
   CheckBatch(batch);
   CheckExecutor(executor);
   plan.impl_->plan.CheckFor(batch);
-  AttendPlanned(batch, plan.impl_->plan, executor.num_threads);
+  AttendPlanned(batch, plan.impl_->plan, executor);
 }
 
 void Attend(const AttentionBatch& batch, const Executor& executor) {
@@ -175,10 +176,10 @@ void Attend(const AttentionBatch& batch, const Executor& executor) {
   if (num_threads == 1 || plan.mask_values() <= kSmallMask) {
     ReadMasks(batch, 0, 1, &plan);
     plan.CountItems();
-    AttendPlanned(batch, plan, num_threads);
+    AttendPlanned(batch, plan, executor);
     return;
   }
-  space.Prepare(batch, plan, num_threads);
+  space.Prepare(batch, plan, executor);
   const Team team = {plan, space};
   Parallel(num_threads, [&](int thread, int size) {
     ReadMasks(batch, thread, size, &plan);
@@ -193,42 +194,9 @@ void Attend(const AttentionCall& call, int num_threads) {
   Attend(BatchOf(call), Executor{num_threads});
 }
 
-std::vector<int64_t> SinksOfMask(const uint16_t* mask, int64_t mask_stride, int num_queries,
-                                 int64_t num_cells, int sink_tokens) {
-  constexpr uint16_t kHalfHidden = 0xfc00;
-  constexpr uint64_t kFourHidden = 0xfc00fc00fc00fc00u;
-  std::vector<int64_t> sinks, seen;
-  for (int n = 0; n < num_queries; ++n) {
-    const uint16_t* row = mask + n * mask_stride;
-    seen.clear();
-    for (int64_t cell = 0; cell < num_cells;) {
-      uint64_t four;
-      if (cell + 4 <= num_cells) {
-        std::memcpy(&four, row + cell, sizeof four);
-        if (four == kFourHidden) {
-          cell += 4;
-          continue;
-        }
-      }
-      const bool number = (row[cell] & 0x7fff) <= 0x7c00;
-      if (number && row[cell] != kHalfHidden) seen.push_back(cell);
-      if (seen.size() > static_cast<size_t>(std::max(sink_tokens, 0))) break;
-      ++cell;
-    }
-    if (seen.size() <= static_cast<size_t>(std::max(sink_tokens, 0))) {
-      sinks.insert(sinks.end(), seen.begin(), seen.end());
-    }
-  }
-  std::sort(sinks.begin(), sinks.end());
-  sinks.erase(std::unique(sinks.begin(), sinks.end()), sinks.end());
-  return sinks;
-}
-
-const char* ActiveTarget() { return ActiveKernels().target; }
-
 bool HasFastPath(const Scheme& scheme, int head_dim) {
   CheckHeadDim(head_dim);
-  const Kernels& kernels = ActiveKernels();
+  const Kernels& kernels = *DefaultTarget().kernels;
   if (&kernels == &ScalarKernels()) return false;
   for (const Codec& codec : CodecTable()) {
     if (codec.info.name != scheme.codec) continue;

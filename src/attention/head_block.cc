@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "math/rotation.h"
+#include "math/stepped_centre.h"
 
 namespace polarquant {
 namespace {
@@ -74,6 +75,7 @@ void HeadBlock::Start(const Setup& setup, int kv_head, const QueryBlock& block) 
   const Side &keys = setup.keys, &values = setup.values;
   const int64_t rows = rows_, dim_k = keys.head_dim, dim_v = values.head_dim;
   chunk_pages_ = std::clamp(kChunkLogits / (rows_ * keys.page_tokens), 1, kMaxChunkPages);
+  const SteppedCentre* centre = keys.codes ? keys.store->centre(kv_head) : nullptr;
   const size_t prepared_bytes =
       keys.tiles != nullptr ? keys.tiles->prepared_bytes(rows_, keys.head_dim) : 0;
 
@@ -82,6 +84,7 @@ void HeadBlock::Start(const Setup& setup, int kv_head, const QueryBlock& block) 
     pieces.Take(&queries_, rows * dim_k);
     queries_mapped_ = queries_;
     if (keys.rotated || keys.mapped) pieces.Take(&queries_mapped_, rows * dim_k);
+    if (centre != nullptr) pieces.Take(&queries_centre_, rows * centre->table().num_terms());
     pieces.Take(&prepared_, static_cast<int64_t>(prepared_bytes));
     pieces.Take(&logits_, rows * chunk_pages_ * keys.page_tokens);
     pieces.Take(&scratch_, ScratchFloats(keys, values, rows_));
@@ -108,6 +111,7 @@ void HeadBlock::Start(const Setup& setup, int kv_head, const QueryBlock& block) 
     max_[r] = kHidden;
     sum_[r] = poison;
   }
+  if (centre != nullptr) centre->Weigh(queries_, rows_, queries_centre_);
   if (queries_mapped_ != queries_) std::copy_n(queries_, rows * dim_k, queries_mapped_);
   if (keys.mapped) keys.store->format(kv_head).MapQueries(queries_mapped_, rows_);
   if (keys.rotated) setup.kernels().rotate(queries_mapped_, dim_k, rows_, keys.head_dim);
@@ -130,7 +134,7 @@ void HeadBlock::AttendChunk(std::span<const PageWork> pages, const PageWork* fol
   const Setup& setup = *setup_;
   const int page_tokens = setup.keys.page_tokens;
   const int64_t stride = static_cast<int64_t>(chunk_pages_) * page_tokens;
-  const QueryRows queries = {rows_, queries_, queries_mapped_, prepared_};
+  const QueryRows queries = {rows_, queries_, queries_mapped_, prepared_, queries_centre_};
   // In the order they are read: keys of the chunk, values of the chunk, the next chunk's keys.
   PageRef refs[2 * kMaxChunkPages + 1];
   const size_t count = pages.size();

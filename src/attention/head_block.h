@@ -55,8 +55,10 @@ class HeadBlock {
   bool used_rotated_ = false;
   std::vector<std::byte> memory_;
   // Parts of memory_.
-  float *queries_ = nullptr, *queries_mapped_ = nullptr, *logits_ = nullptr, *scratch_ = nullptr;
+  float *queries_ = nullptr, *queries_mapped_ = nullptr, *queries_centre_ = nullptr;
+  float *logits_ = nullptr, *scratch_ = nullptr;
   float *plain_ = nullptr, *rotated_ = nullptr;
+  float* centre_weights_ = nullptr;
   float *max_ = nullptr, *sum_ = nullptr, *page_sums_ = nullptr;
   std::byte* prepared_ = nullptr;
 };

@@ -7,8 +7,8 @@
 
 #include "cache/page_bits.h"
 #include "format/tile_layout.h"
-#include "math/rotating_centre.h"
 #include "math/rotation.h"
+#include "math/stepped_centre.h"
 
 namespace polarquant {
 namespace {
@@ -54,25 +54,52 @@ void DecodeTo(const Side& side, const std::byte* page, const PageWork& work, flo
   }
 }
 
-// Logits of the rotating centre, <q, m_t>, added to those of slots [work.begin, work.end).
-void AddCentreScores(const Side& keys, const RotatingCentre& centre, const PageRef& page,
+// The centre's share of the logits of slots [work.begin, work.end): one number for each query and
+// step of positions.
+void AddCentreScores(const Side& keys, const SteppedCentre& centre, const PageRef& page,
                      const QueryRows& queries, float* scratch, float* logits, int64_t stride) {
-  const TurnTable& table = centre.table();
+  StepTable& table = centre.table();
   const int terms = table.num_terms();
   const PageView& view = page.view;
-  float* weights = scratch;  // [rows][terms]
-  float* scores = scratch + static_cast<int64_t>(queries.rows) * terms;
-  const auto add = [&](int slot, int32_t position, int count) {
-    centre.Weigh(position, queries.plain, queries.rows, weights);
-    keys.kernels->score_f32(weights, terms, queries.rows, terms, table.Row(0), terms, count, scores,
-                            count);
+  // `count` slots from `slot` on, of one step.
+  const auto add = [&](int slot, int count, const float* scores, int64_t score_stride) {
     for (int r = 0; r < queries.rows; ++r) {
-      for (int i = 0; i < count; ++i) logits[r * stride + slot + i] += scores[r * count + i];
+      const float score = scores[r * score_stride];
+      float* row = logits + r * stride + slot;
+      for (int i = 0; i < count; ++i) row[i] += score;
     }
   };
-  const int begin = page.work.begin, count = page.work.end - begin;
-  if (view.positions == nullptr) return add(begin, view.first_position + begin, count);
-  for (int i = 0; i < count; ++i) add(begin + i, view.positions[begin + i], 1);
+  const auto score = [&](int64_t step, int count) {
+    keys.kernels->score_f32(queries.centre, terms, queries.rows, terms, table.Row(step), terms,
+                            count, scratch, count);
+  };
+  const int end = page.work.end;
+  if (view.positions != nullptr) {
+    for (int slot = page.work.begin; slot < end;) {
+      const int64_t step = centre.StepAt(view.positions[slot]);
+      int next = slot + 1;
+      while (next < end && centre.StepAt(view.positions[next]) == step) ++next;
+      score(step, 1);
+      add(slot, next - slot, scratch, 1);
+      slot = next;
+    }
+    return;
+  }
+  for (int slot = page.work.begin; slot < end;) {  // as many steps at once as lie side by side
+    const int64_t position = int64_t{view.first_position} + slot;
+    const int64_t first = centre.StepAt(position);
+    const int64_t last =
+        std::min(centre.StepAt(int64_t{view.first_position} + end - 1),
+                 first / StepTable::kChunkRows * StepTable::kChunkRows + StepTable::kChunkRows - 1);
+    const int steps = static_cast<int>(last - first + 1);
+    score(first, steps);
+    for (int step = 0; step < steps; ++step) {
+      const int64_t step_end = (first + step + 1) * table.step() - view.first_position;
+      const int next = static_cast<int>(std::min<int64_t>(end, step_end));
+      add(slot, next - slot, scratch + step, steps);
+      slot = next;
+    }
+  }
 }
 
 }  // namespace
@@ -113,12 +140,10 @@ Side::Side(const Kernels& with, const PagedRows& of)
       mapped(codes &&
              (of.shape().scheme.normalisation.balance || of.shape().scheme.normalisation.dense)) {}
 
-bool Side::centred() const { return codes && store->shape().scheme.normalisation.center; }
-
 int64_t ScratchFloats(const Side& keys, const Side& values, int rows) {
   const int64_t decoded =
       static_cast<int64_t>(keys.page_tokens) * std::max(keys.head_dim, values.head_dim);
-  const int64_t centred = static_cast<int64_t>(rows) * (keys.head_dim + 16 + keys.page_tokens);
+  const int64_t centred = static_cast<int64_t>(rows) * keys.page_tokens;
   return std::max(decoded, centred);
 }
 
@@ -140,13 +165,6 @@ void ScorePage(const Side& keys, const PageRef& page, const QueryRows& queries, 
     }
     ExactSlots(view, work).ForEachRun(score_exact);
   };
-  if (view.mixed) {
-    keys.store->DecodeCells(work.page, page.kv_head, scratch);
-    kernels.score_f32(queries.plain, head_dim, rows, head_dim,
-                      scratch + static_cast<int64_t>(work.begin) * head_dim, head_dim,
-                      work.end - work.begin, logits + work.begin, stride);
-    return sharpen_and_score_exact();
-  }
   if (keys.tiles != nullptr) {
     const TileRange range = TilesOf(keys, work);
     keys.tiles->score(*keys.codec, queries.prepared, rows, head_dim,
@@ -167,7 +185,7 @@ void ScorePage(const Side& keys, const PageRef& page, const QueryRows& queries, 
       for (int slot = work.begin; slot < work.end; ++slot) row[slot] += shifts[r];
     }
   }
-  if (const RotatingCentre* centre = keys.store->centre(page.kv_head)) {
+  if (const SteppedCentre* centre = keys.store->centre(page.kv_head)) {
     AddCentreScores(keys, *centre, page, queries, scratch, logits, stride);
   }
   sharpen_and_score_exact();
@@ -185,13 +203,6 @@ void AccumulatePage(const Side& values, const PageRef& page, int rows, float* we
                            values.store->exact_row_stride(), end - begin, plain, head_dim);
   };
   if (view.page == nullptr) return add_exact(work.begin, work.end);
-  if (view.mixed) {
-    values.store->DecodeCells(work.page, page.kv_head, scratch);
-    kernels.accumulate_f32(weights + work.begin, stride, rows, head_dim,
-                           scratch + static_cast<int64_t>(work.begin) * head_dim, head_dim,
-                           work.end - work.begin, plain, head_dim);
-    return;
-  }
   // Exact cells leave the weights of the codes.
   const PageBits exact = ExactSlots(view, work);
   exact.ForEachRun([&](int begin, int end) {

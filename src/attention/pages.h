@@ -31,7 +31,6 @@ struct Side {
   bool mapped = false;   // and queries are mapped first, against what keys were mapped by
 
   Side(const Kernels& with, const PagedRows& of);
-  bool centred() const;
 };
 
 // Null where the target has none for the codec.
@@ -44,6 +43,7 @@ struct QueryRows {
   const float* plain;         // [rows][head_dim]
   const float* mapped;        // and rotated as the codes are
   const std::byte* prepared;  // for tiles
+  const float* centre;        // weighed for the centre, if there is one (SteppedCentre::Weigh)
 };
 
 // A page of one kv_head, and the codes of the page that is read after it (null if unknown): they

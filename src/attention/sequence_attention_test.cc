@@ -86,9 +86,13 @@ void ExpectNear(const Outcome& fast, const Outcome& reference) {
 }
 
 TEST(SequenceAttention, AgreesWithTheSpecificationAfterForksAndCuts) {
-  const char* const schemes[][2] = {{"turbo4:center", "turbo4"}, {"turbo3:balanced", "turbo2"},
-                                    {"turbo2", "q8_0"},          {"q4_0", "turbo3:center"},
-                                    {"f16", "zscore4"},          {"kivi2", "f16"}};
+  const char* const schemes[][2] = {{"turbo4:center", "turbo4"},
+                                    {"turbo3:balanced", "turbo2"},
+                                    {"q8_0:center=step", "turbo3"},
+                                    {"turbo2", "q8_0"},
+                                    {"q4_0", "turbo3:center"},
+                                    {"f16", "zscore4"},
+                                    {"kivi2", "f16"}};
   unsigned seed = 0;
   for (const auto& pair : schemes) {
     for (int round = 0; round < 4; ++round) {
@@ -152,7 +156,7 @@ TEST(SequenceAttention, CausalBlocksAreAsOneCall) {
 }
 
 TEST(SequenceAttention, ReadsExactRowsBeforeThereIsAProfile) {
-  for (const char* key : {"turbo4:balanced", "turbo3:dense"}) {
+  for (const char* key : {"turbo4:balanced", "turbo4:balance:center", "turbo3:dense"}) {
     std::mt19937 random(9);
     SequenceCache::Config config;
     config.key = Scheme::Parse(key);

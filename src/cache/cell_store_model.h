@@ -1,25 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
-// The cell store as design says it, without any cleverness: every row has its own value, header and
-// time, and every question is answered by looking at all of them. What the tests compare with.
+// What a store of rows must hold, as plainly as can be: every cell by itself, every question
+// answered by looking at all of them. What the tests of the cell store and of the sequence cache
+// compare with.
 #pragma once
 
-#include <gtest/gtest.h>
-
 #include <algorithm>
-#include <cstring>
+#include <bit>
+#include <cmath>
+#include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <random>
-#include <string>
+#include <span>
 #include <vector>
 
-#include "math/rotating_centre.h"
-#include "polarquant/cell_store.h"
+#include "cache/page_bits.h"
+#include "math/stepped_centre.h"
+#include "polarquant/key_profile.h"
+#include "polarquant/page.h"
+#include "polarquant/paged_rows.h"
 #include "util/half.h"
 
 namespace polarquant {
 
 using Floats = std::vector<float>;
+using Halves = std::vector<uint16_t>;
 using Bytes = std::vector<std::byte>;
 
 inline Floats RandomRows(std::mt19937& random, size_t count, size_t row_values) {
@@ -38,398 +44,447 @@ inline Floats RandomRows(std::mt19937& random, size_t count, size_t row_values) 
   return rows;
 }
 
+// A position with its check, in the lowest bits of the row's first values: a bit in each of 32, or
+// two in each of 16.
+inline void Spell(int32_t position, Halves* row) {
+  const auto number = static_cast<uint32_t>(position);
+  uint32_t bits = number | ((number * 0x9e3779b1u >> 24) ^ 0x5au) << 24;
+  const int width = row->size() >= 32 ? 1 : 2;
+  for (int i = 0; i < 32 / width; ++i) {
+    for (int b = 0; b < width; ++b, bits >>= 1) {
+      uint16_t& value = (*row)[static_cast<size_t>(i)];
+      value = static_cast<uint16_t>((value & ~(1u << b)) | (bits & 1) << b);
+    }
+  }
+}
+
 class StoreModel {
  public:
-  explicit StoreModel(const CellStore& store)
-      : store_(store),
-        config_(store.config()),
-        format_(store.format()),
-        exact_only_(store.exact_only()),
-        heads_(static_cast<size_t>(config_.num_kv_heads)),
-        dim_(static_cast<size_t>(config_.head_dim)),
-        tokens_(config_.page_tokens),
-        cells_(static_cast<size_t>(config_.num_cells)),
-        pages_(static_cast<size_t>(store.num_pages())) {}
-
+  struct Limits {
+    int64_t num_cells;
+    int window, sinks, max_partial, max_windows;
+  };
   struct Cell {
-    bool written = false, exact = false, pinned = false;
-    uint64_t time = 0;  // of its write; 0 if it came as a code
-    Floats row;         // as attention must see it
+    bool written = false, exact = false, retired = false;
     int32_t position = 0;
-    std::vector<Bytes> headers;  // coded rows: per kv_head
-    std::vector<Bytes> records;
+    Halves row;                  // while exact, with its position spelt
+    std::vector<Bytes> records;  // of each kv_head: its code, also while exact if rows stand alone
+    Floats decoded;              // what they say
     bool coded() const { return written && !exact; }
-    bool loose() const { return exact && !pinned; }
   };
 
+  StoreModel(const PagedRows::Shape& shape, const Limits& limits,
+             const std::shared_ptr<const KeyProfile>& profile)
+      : shape_(shape),
+        limits_(limits),
+        heads_(static_cast<size_t>(shape.num_kv_heads)),
+        dim_(static_cast<size_t>(shape.head_dim)),
+        cells_(static_cast<size_t>(limits.num_cells)) {
+    exact_only_ = shape.scheme == Scheme::Parse("f16");
+    Know(profile);
+  }
+
   const Cell& cell(int64_t index) const { return cells_[static_cast<size_t>(index)]; }
-  uint64_t clock() const { return clock_; }
+  bool ready() const { return ready_; }
+  bool exact_only() const { return exact_only_; }
+  bool stands_alone() const { return !exact_only_ && Format(0).header_bytes() == 0; }
+  bool has_centre() const { return !centres_.empty(); }
+  const PageFormat& Format(size_t head) const {
+    return *formats_[std::min(head, formats_.size() - 1)];
+  }
+  bool pinned(const Cell& cell) const {
+    return !exact_only_ && cell.exact && cell.position < limits_.sinks;
+  }
+  bool loose(const Cell& cell) const { return cell.exact && !pinned(cell); }
+  bool HasCodes(int64_t page) const {
+    const auto found = codes_.find(page);
+    return found != codes_.end() && !found->second.empty();
+  }
+  // As attention sees it.
+  Floats Row(int64_t index) const {
+    const Cell& at = cell(index);
+    if (!at.written) return Floats(heads_ * dim_, 0.0f);
+    return at.exact ? ToFloats(at.row) : at.decoded;
+  }
 
   void Write(const std::vector<int64_t>& cells, const Floats& rows,
              const std::vector<int32_t>& positions) {
     for (size_t i = 0; i < cells.size(); ++i) {
-      Floats row(rows.begin() + static_cast<long>(i * heads_ * dim_),
-                 rows.begin() + static_cast<long>((i + 1) * heads_ * dim_));
-      for (float& value : row) value = HalfToFloat(FloatToHalf(Sanitise(value)));
-      PutExact(cells[i], row);
-      At(cells[i]).position = positions[i];
+      Cell& to = At(cells[i]) = Cell{};
+      to.written = to.exact = true;
+      to.position = positions[i];
+      to.row = ToHalves(rows.data() + i * heads_ * dim_);
+      if (!exact_only_) Spell(to.position, &to.row);
+      CodeExact(cells[i]);
     }
-  }
-
-  void PutExact(int64_t index, const Floats& row) {
-    At(index) = Cell{true, true, false, ++clock_, row, 0, {}, {}};
-    PageAt(index).newest = clock_;
-  }
-
-  // A code from elsewhere. The page keeps the header of its own unless no row needs it any more.
-  void PutCoded(int64_t index, const Cell& from) {
-    Cell coded = from;
-    coded.exact = coded.pinned = false;
-    coded.time = 0;
-    At(index) = Cell{};
-    Page& page = PageAt(index);
-    if (page.own.empty()) page.own.assign(heads_, Bytes(format_.page_bytes()));
-    bool known = false, own_needed = false;
-    const int slot = SlotOf(index);
-    ForPage(index / tokens_, [&](int64_t i, const Cell& other) {
-      if (!other.coded()) return;
-      const bool sharing = SlotOf(i) / format_.group_tokens() == slot / format_.group_tokens();
-      const bool own = HasOwnHeaders(page, i);
-      own_needed = own_needed || (sharing && own);
-      known = known || (other.headers == coded.headers && (sharing || !own));
-    });
-    if (!known && !own_needed) {
-      for (size_t head = 0; head < heads_; ++head) {
-        std::ranges::copy(coded.headers[head], format_.Header(page.own[head].data(), slot).begin());
-      }
-    }
-    At(index) = coded;
-    page.newest = clock_;
-  }
-
-  void Pin(const std::vector<int64_t>& cells) {
-    for (const int64_t index : cells) At(index).pinned = At(index).exact;
+    Age(cells);
   }
 
   void Forget(int64_t first, int64_t count) {
     for (int64_t index = first; index < first + count; ++index) {
       At(index) = Cell{};
-      bool any_coded = false;
-      ForPage(index / tokens_, [&](int64_t, const Cell& c) { any_coded = any_coded || c.coded(); });
-      if (!any_coded) PageAt(index).own.clear();
+      bool any = false;
+      ForPage(index / Tokens(), [&](int64_t, const Cell& c) { any = any || c.written; });
+      if (!any) codes_.erase(index / Tokens());
     }
   }
 
   void Settle() {
+    std::vector<int64_t> leaving;
+    Leave([](int64_t) { return true; }, limits_.num_cells, &leaving);
+    Retire(leaving);
+  }
+  std::vector<int64_t> LeavingWindow(const std::vector<uint16_t>& mask, int64_t stride, int queries,
+                                     int64_t num_cells) const {
+    std::vector<int64_t> leaving;
+    for (int n = 0; n < queries; ++n) {
+      const auto sees = [&](int64_t index) {
+        return mask[static_cast<size_t>(n * stride + index)] != 0xfc00;
+      };
+      Leave(sees, num_cells, &leaving);
+    }
+    std::ranges::sort(leaving);
+    leaving.erase(std::unique(leaving.begin(), leaving.end()), leaving.end());
+    return leaving;
+  }
+  void Retire(const std::vector<int64_t>& cells) {
     if (exact_only_) return;
-    std::vector<int64_t> old;
-    for (int64_t page = 0; page < static_cast<int64_t>(pages_.size()); ++page) {
-      bool loose = false;
-      ForPage(page, [&](int64_t, const Cell& c) { loose = loose || c.loose(); });
-      const uint64_t newest = pages_[static_cast<size_t>(page)].newest;
-      if (loose && newest + static_cast<uint64_t>(config_.window_tokens) <= clock_) {
-        old.push_back(page);
-      }
+    for (const int64_t index : cells) {
+      if (loose(At(index))) At(index).retired = true;
     }
-    std::ranges::sort(old, {}, [&](int64_t p) { return pages_[static_cast<size_t>(p)].newest; });
-    std::vector<int64_t> partial;
-    for (const int64_t page : old) {
-      bool coded = false, full = true;
-      ForPage(page, [&](int64_t, const Cell& c) {
-        coded = coded || c.coded();
-        full = full && c.written;
-      });
-      if (coded) {
-        PatchPage(page, [](const Cell& c) { return c.loose(); });
-      } else if (full) {
-        ClosePage(page);
-      } else {
-        partial.push_back(page);
-      }
+    if (ready_ && stands_alone()) {
+      Drop();
+      LimitExactRows();
+    } else if (ready_) {
+      CloseRetired();
     }
-    const auto excess = static_cast<int64_t>(partial.size()) - config_.max_partial_pages;
-    for (int64_t i = 0; i < excess; ++i) ClosePage(partial[static_cast<size_t>(i)]);
+  }
+  void SetProfile(const std::shared_ptr<const KeyProfile>& profile) {
+    Know(profile);
+    if (!stands_alone()) return;
+    for (int64_t index = 0; index < limits_.num_cells; ++index) CodeExact(index);
+    Drop();
   }
 
   void Transform(const std::vector<int64_t>& cells,
                  const std::function<void(int64_t, float*)>& change,
                  const std::vector<int32_t>& shifts) {
-    for (size_t i = 0; i < cells.size(); ++i) At(cells[i]).position += shifts[i];
-    std::map<int64_t, std::vector<int64_t>> by_page;
-    for (const int64_t index : cells) {
-      if (!At(index).written) continue;
-      change(index, At(index).row.data());
-      if (At(index).exact) {
-        for (float& value : At(index).row) value = HalfToFloat(FloatToHalf(Sanitise(value)));
+    std::map<int64_t, std::vector<int64_t>> coded;  // by page
+    for (size_t i = 0; i < cells.size(); ++i) {
+      Cell& cell = At(cells[i]);
+      if (!cell.written) continue;
+      Floats row = Row(cells[i]);
+      change(cells[i], row.data());
+      cell.position += shifts[i];
+      if (cell.coded()) {
+        cell.decoded = row;
+        if (!stands_alone()) coded[cells[i] / Tokens()].push_back(cells[i]);
+        if (stands_alone()) Code(row, &cell);
       } else {
-        by_page[index / tokens_].push_back(index);
+        cell.row = ToHalves(row.data());
+        if (!exact_only_) Spell(cell.position, &cell.row);
+        if (pinned(cell)) cell.retired = false;
+        CodeExact(cells[i]);
       }
     }
-    for (const auto& entry : by_page) {
-      const int64_t page = entry.first;
-      const std::vector<int64_t>& changed = entry.second;
-      int64_t coded = 0;
-      ForPage(page, [&](int64_t, const Cell& c) { coded += c.coded(); });
-      if (coded == static_cast<int64_t>(changed.size())) {
-        EncodeAll(page, [](const Cell& c) { return c.coded(); });
+    for (const auto& [page, changed] : coded) {
+      size_t all = 0;
+      ForPage(page, [&](int64_t, const Cell& c) { all += c.coded() ? 1 : 0; });
+      if (all == changed.size()) {
+        EncodePage(page);
       } else {
-        PatchPage(page, [&](const Cell& c) {
-          return std::ranges::any_of(changed, [&](int64_t i) { return &c == &At(i); });
-        });
+        for (const int64_t index : changed) EncodeInPage(index);
       }
+      for (const int64_t index : changed) TakeCode(index);
     }
   }
 
-  void CopyFrom(const StoreModel& other, int64_t first, int64_t count) {
-    for (int64_t index = first; index < first + count; ++index) {
-      const int64_t page_first = index / tokens_ * tokens_;
-      const int64_t page_end = std::min(page_first + tokens_, config_.num_cells);
-      if (index == page_first && page_end <= first + count) {
-        Forget(page_first, page_end - page_first);
-        for (int64_t i = page_first; i < page_end; ++i) {
-          At(i) = other.cell(i);
-          if (At(i).loose()) ++clock_;
-          // Rows of one page have no order among themselves; all count as just written.
-          At(i).time = 0;
-        }
-        PageAt(index).own = other.pages_[static_cast<size_t>(index / tokens_)].own;
-        PageAt(index).newest = clock_;
-        index = page_end - 1;
-        continue;
-      }
-      const Cell& from = other.cell(index);
-      if (!from.written) {
-        Forget(index, 1);
-      } else if (from.exact) {
-        PutExact(index, from.row);
-        At(index).position = from.position;
-        At(index).pinned = from.pinned;
-      } else {
-        PutCoded(index, from);
-      }
+  // Saved there, loaded here.
+  void Load(int64_t first, const std::vector<Cell>& saved) {
+    const auto count = static_cast<int64_t>(saved.size());
+    Forget(first, count);
+    std::vector<int64_t> came;
+    for (int64_t n = 0; n < count; ++n) {
+      const Cell& from = saved[static_cast<size_t>(n)];
+      const bool nothing = exact_only_ && std::ranges::count(from.row, 0) == std::ssize(from.row);
+      if (!from.written || nothing) continue;
+      At(first + n) = from;
+      At(first + n).retired = false;
+      CodeExact(first + n);
+      if (stands_alone() && from.coded()) codes_[(first + n) / Tokens()].resize(1);
+      came.push_back(first + n);
     }
+    Age(came);
   }
 
-  // Whether attention must be told that the page has rows of several headers.
-  bool Mixed(int64_t page) const {
-    bool mixed = false;
-    const Page& state = pages_[static_cast<size_t>(page)];
-    ForPage(page, [&](int64_t i, const Cell& c) {
-      mixed = mixed || (c.coded() && !HasOwnHeaders(state, i));
-    });
-    return mixed;
-  }
-
- private:
-  struct Page {
-    uint64_t newest = 0;
-    std::vector<Bytes> own;  // per kv_head, an encoded page of which only the header counts
-  };
-
-  Cell& At(int64_t index) { return cells_[static_cast<size_t>(index)]; }
-  const Cell& At(int64_t index) const { return cells_[static_cast<size_t>(index)]; }
-  Page& PageAt(int64_t index) { return pages_[static_cast<size_t>(index / tokens_)]; }
-
-  template <typename Visit>
-  void ForPage(int64_t page, const Visit& visit) const {
-    for (int64_t i = page * tokens_; i < std::min((page + 1) * tokens_, config_.num_cells); ++i) {
-      visit(i, cells_[static_cast<size_t>(i)]);
-    }
-  }
-
-  int SlotOf(int64_t index) const { return static_cast<int>(index % tokens_); }
-
-  // Those of a slot and its neighbours.
-  std::vector<Bytes> OwnHeaders(const Page& page, int slot) const {
-    std::vector<Bytes> headers;
-    for (const Bytes& own : page.own) {
-      const auto header = format_.Header(own.data(), slot);
-      headers.emplace_back(header.begin(), header.end());
-    }
-    return headers;
-  }
-
-  bool HasOwnHeaders(const Page& page, int64_t index) const {
-    const std::vector<Bytes>& headers = At(index).headers;
-    for (size_t head = 0; head < heads_; ++head) {
-      if (!std::ranges::equal(headers[head],
-                              format_.Header(page.own[head].data(), SlotOf(index)))) {
-        return false;
-      }
+  // Whether the page's statistics allow it.
+  bool CanCopyFrom(const StoreModel& other, int64_t first, int64_t count) const {
+    if (exact_only_ || stands_alone()) return true;
+    const auto inside = [&](int64_t index) { return index >= first && index < first + count; };
+    for (int64_t page = first / Tokens(); page * Tokens() < first + count; ++page) {
+      bool coded = false, whole = true;
+      other.ForPage(page, [&](int64_t i, const Cell& c) {
+        coded = coded || (inside(i) && c.coded());
+        whole = whole && (inside(i) || !c.written);
+      });
+      ForPage(page, [&](int64_t i, const Cell& c) { whole = whole && (inside(i) || !c.written); });
+      if (coded && !whole) return false;
     }
     return true;
   }
+  void CopyFrom(const StoreModel& other, int64_t first, int64_t count) {
+    Forget(first, count);
+    std::vector<int64_t> came;
+    for (int64_t index = first; index < first + count; ++index) {
+      if (!other.cell(index).written) continue;
+      At(index) = other.cell(index);
+      came.push_back(index);
+      const int64_t page = index / Tokens();
+      if (stands_alone() && ready_) codes_[page].resize(1);
+      if (stands_alone() || !other.HasCodes(page) || HasCodes(page)) continue;
+      bool whole = true;
+      const auto outside = [&](int64_t i, const Cell& c) {
+        whole = whole && (!c.written || (i >= first && i < first + count));
+      };
+      other.ForPage(page, outside);
+      ForPage(page, outside);
+      if (whole) codes_[page] = other.codes_.at(page);
+    }
+    Age(came);
+  }
 
-  // Takes the code of a row over from the page's own encoded bytes.
-  void TakeCode(int64_t index) {
-    const Page& page = PageAt(index);
-    const int slot = SlotOf(index);
-    Cell& cell = At(index);
-    cell.exact = false;
-    cell.headers = OwnHeaders(page, slot);
-    cell.records.assign(heads_, Bytes(format_.record_bytes()));
-    for (size_t head = 0; head < heads_; ++head) {
-      format_.ReadRecord(page.own[head].data(), slot, cell.records[head].data());
-      store_.format(static_cast<int>(head))
-          .DecodeRow(page.own[head].data(), slot, cell.row.data() + head * dim_);
-      AddCentre(cell.position, head, 1.0f, cell.row.data() + head * dim_);
+  template <typename Visit>
+  void ForPage(int64_t page, const Visit& visit) const {
+    for (int64_t i = page * Tokens(); i < std::min((page + 1) * Tokens(), limits_.num_cells); ++i) {
+      visit(i, cell(i));
     }
   }
 
-  void AddCentre(int32_t position, size_t head, float sign, float* row) const {
-    const RotatingCentre* centre = store_.centre(static_cast<int>(head));
-    if (centre != nullptr) centre->AddTo(position, 1, sign, row);
-  }
+ private:
+  int64_t Tokens() const { return shape_.page_tokens; }
+  int SlotOf(int64_t index) const { return static_cast<int>(index % Tokens()); }
+  Cell& At(int64_t index) { return cells_[static_cast<size_t>(index)]; }
 
-  void ClosePage(int64_t page) {
-    EncodeAll(page, [](const Cell& c) { return c.loose(); });
-  }
-
-  // Fresh statistics from all rows that are not pinned; `takes` says whose codes come into force.
-  void EncodeAll(int64_t page, const std::function<bool(const Cell&)>& takes) {
-    Page& state = pages_[static_cast<size_t>(page)];
-    state.own.assign(heads_, Bytes(format_.page_bytes()));
-    uint64_t outside[kMaxPageTokens / 64] = {};
-    int count = 0;
-    ForPage(page, [&](int64_t index, const Cell& c) {
-      const int slot = static_cast<int>(index % tokens_);
-      if (c.written) count = slot + 1;
-      if (!c.written || c.pinned) outside[slot / 64] |= uint64_t{1} << (slot % 64);
-    });
+  void Know(const std::shared_ptr<const KeyProfile>& given) {
+    const Normalisation& normalisation = shape_.scheme.normalisation;
+    const KeyProfile* profile = normalisation.needs_profile() ? given.get() : nullptr;
+    ready_ = profile != nullptr || !normalisation.needs_profile();
+    formats_.clear();
+    const auto table = profile != nullptr && normalisation.step > 0
+                           ? std::make_shared<StepTable>(profile->rope, normalisation.step)
+                           : nullptr;
     for (size_t head = 0; head < heads_; ++head) {
-      Floats rows(static_cast<size_t>(tokens_) * dim_);
-      ForPage(page, [&](int64_t index, const Cell& c) {
-        if (!c.written) return;
-        std::copy_n(c.row.data() + head * dim_, dim_,
-                    rows.data() + static_cast<size_t>(index % tokens_) * dim_);
-        AddCentre(c.position, head, -1.0f,
-                  rows.data() + static_cast<size_t>(index % tokens_) * dim_);
+      const auto part = [&](const std::vector<float>& all, size_t size) {
+        return std::span<const float>(all).subspan(all.empty() ? 0 : head * size,
+                                                   all.empty() ? 0 : size);
+      };
+      KeyMap map;
+      if (profile != nullptr) {
+        map = {part(profile->balance, dim_), part(profile->dense, dim_ * dim_),
+               part(profile->dense_inverse, dim_ * dim_)};
+      }
+      formats_.push_back(std::make_shared<PageFormat>(shape_.scheme, shape_.role, shape_.head_dim,
+                                                      shape_.page_tokens, map));
+      if (table != nullptr) {
+        centres_.push_back(std::make_shared<SteppedCentre>(table, part(profile->mean, dim_)));
+      }
+    }
+  }
+
+  static Floats ToFloats(const Halves& halves) {
+    Floats floats;
+    for (const uint16_t half : halves) floats.push_back(HalfToFloat(half));
+    return floats;
+  }
+  Halves ToHalves(const float* row) const {
+    Halves halves;
+    for (size_t i = 0; i < heads_ * dim_; ++i) halves.push_back(FloatToHalf(Sanitise(row[i])));
+    return halves;
+  }
+  // The part of a kv_head, without the centre.
+  Floats Bare(const Floats& row, size_t head, int32_t position) const {
+    Floats part(row.begin() + static_cast<int64_t>(head * dim_),
+                row.begin() + static_cast<int64_t>((head + 1) * dim_));
+    AddCentre(head, position, -1.0f, part.data());
+    return part;
+  }
+  void AddCentre(size_t head, int32_t position, float sign, float* row) const {
+    if (!centres_.empty()) centres_[head]->AddTo(position, 1, sign, row);
+  }
+
+  // The code of a row that stands alone, made in a page of its own.
+  void Code(const Floats& row, Cell* cell) const {
+    cell->records.assign(heads_, Bytes(Format(0).record_bytes()));
+    cell->decoded.resize(heads_ * dim_);
+    Bytes page(Format(0).page_bytes());
+    for (size_t head = 0; head < heads_; ++head) {
+      Format(head).EncodeRows(page.data(), 0, 1, Bare(row, head, cell->position).data());
+      Take(page, head, 0, cell);
+    }
+  }
+  void Take(const Bytes& page, size_t head, int slot, Cell* cell) const {
+    Format(head).ReadRecord(page.data(), slot, cell->records[head].data());
+    float* to = cell->decoded.data() + head * dim_;
+    Format(head).DecodeRow(page.data(), slot, to);
+    AddCentre(head, cell->position, 1.0f, to);
+  }
+  void CodeExact(int64_t index) {
+    if (!At(index).exact || !stands_alone() || !ready_) return;
+    Code(ToFloats(At(index).row), &At(index));
+    codes_[index / Tokens()].resize(1);  // it has some
+  }
+
+  void Age(const std::vector<int64_t>& cells) {  // pages in order
+    std::vector<int64_t> pages;
+    for (const int64_t index : cells) pages.push_back(index / Tokens());
+    std::ranges::sort(pages);
+    for (const int64_t page : pages) newest_[page] = ++clock_;
+  }
+
+  void Leave(const std::function<bool(int64_t)>& sees, int64_t num_cells,
+             std::vector<int64_t>* leaving) const {
+    if (exact_only_) return;
+    const auto counts = [&](int64_t index) {
+      return loose(cell(index)) && !cell(index).retired && sees(index);
+    };
+    int32_t newest = -1;
+    for (int64_t i = 0; i < num_cells; ++i) {
+      if (counts(i)) newest = std::max(newest, cell(i).position);
+    }
+    for (int64_t i = 0; i < num_cells; ++i) {
+      if (counts(i) && newest - cell(i).position >= limits_.window) leaving->push_back(i);
+    }
+  }
+
+  void Drop() {  // the exact copies of retired rows
+    for (Cell& cell : cells_) {
+      if (!loose(cell) || !cell.retired) continue;
+      cell.exact = cell.retired = false;
+    }
+  }
+  std::vector<int64_t> PagesByAge(std::vector<int64_t> pages) const {
+    std::ranges::sort(pages, {}, [&](int64_t page) { return newest_.at(page); });
+    return pages;
+  }
+  void LimitExactRows() {
+    const int64_t limit = int64_t{limits_.max_windows} * (limits_.window + limits_.sinks);
+    std::vector<int64_t> pages;
+    for (int64_t page = 0; page * Tokens() < limits_.num_cells; ++page) {
+      bool any = false;
+      ForPage(page, [&](int64_t, const Cell& c) { any = any || loose(c); });
+      if (any) pages.push_back(page);
+    }
+    for (const int64_t page : PagesByAge(pages)) {
+      if (std::ranges::count_if(cells_, &Cell::exact) <= limit) return;
+      ForPage(page, [&](int64_t i, const Cell& c) { At(i).retired = loose(c); });
+      Drop();
+    }
+  }
+
+  void CloseRetired() {
+    std::vector<int64_t> closing, partial;
+    for (int64_t page = 0; page * Tokens() < limits_.num_cells; ++page) {
+      bool any = false, waits = true, coded = false, full = true;
+      ForPage(page, [&](int64_t, const Cell& c) {
+        any = any || loose(c);
+        waits = waits && (!loose(c) || c.retired);
+        coded = coded || c.coded();
+        full = full && c.written;
       });
-      store_.format(static_cast<int>(head))
-          .EncodePage(rows.data(), count, state.own[head].data(), outside);
+      if (any && waits) (coded || full ? closing : partial).push_back(page);
     }
-    TakeIf(page, takes);
+    partial = PagesByAge(partial);
+    const int64_t excess = std::ssize(partial) - limits_.max_partial;
+    for (int64_t i = 0; i < excess; ++i) closing.push_back(partial[static_cast<size_t>(i)]);
+    for (const int64_t page : closing) Close(page);
   }
 
-  void PatchPage(int64_t page, const std::function<bool(const Cell&)>& takes) {
-    Page& state = pages_[static_cast<size_t>(page)];
-    for (int64_t first = 0; first < tokens_; first += format_.group_tokens()) {
-      if (format_.group_tokens() < tokens_) LearnGroupIfFree(page, static_cast<int>(first), takes);
-    }
-    ForPage(page, [&](int64_t index, const Cell& c) {
-      if (!takes(c)) return;
-      for (size_t head = 0; head < heads_; ++head) {
-        Floats row(c.row.begin() + static_cast<long>(head * dim_),
-                   c.row.begin() + static_cast<long>((head + 1) * dim_));
-        AddCentre(c.position, head, -1.0f, row.data());
-        store_.format(static_cast<int>(head))
-            .EncodeRow(state.own[head].data(), static_cast<int>(index % tokens_), row.data());
-      }
+  void Close(int64_t page) {
+    bool coded = false;
+    std::vector<int64_t> joining;
+    ForPage(page, [&](int64_t i, const Cell& c) {
+      coded = coded || c.coded();
+      if (loose(c)) joining.push_back(i);
     });
-    TakeIf(page, takes);
+    if (coded) {
+      const int tokens = Format(0).group_tokens();
+      for (int first = 0; first < shape_.page_tokens; first += tokens) Learn(page, first, tokens);
+      for (const int64_t index : joining) EncodeInPage(index);
+    } else {
+      EncodePage(page);
+    }
+    for (const int64_t index : joining) {
+      At(index).exact = At(index).retired = false;
+      TakeCode(index);
+    }
   }
 
-  // A group that keeps no code made with its own header learns a new one from what it takes.
-  // (Groups have no rotating centre.)
-  void LearnGroupIfFree(int64_t page, int first, const std::function<bool(const Cell&)>& takes) {
-    Page& state = pages_[static_cast<size_t>(page)];
-    std::vector<Floats> together(heads_);
+  // All rows of a page that are known, with fresh statistics of those that are no sinks.
+  void EncodePage(int64_t page) {
+    std::vector<Bytes>& codes = codes_[page];
+    codes.assign(heads_, Bytes(Format(0).page_bytes()));
+    PageBits outside = PageBits::First(shape_.page_tokens);
     int count = 0;
-    bool in_force = false;
-    ForPage(page, [&](int64_t index, const Cell& c) {
-      if (SlotOf(index) / format_.group_tokens() != first / format_.group_tokens()) return;
-      if (!takes(c)) {
-        in_force = in_force || (c.coded() && HasOwnHeaders(state, index));
-        return;
-      }
-      ++count;
-      for (size_t head = 0; head < heads_; ++head) {
-        const float* row = c.row.data() + head * dim_;
-        together[head].insert(together[head].end(), row, row + dim_);
-      }
+    ForPage(page, [&](int64_t i, const Cell& c) {
+      if (c.written) count = SlotOf(i) + 1;
+      if (c.written && !pinned(c)) outside.Reset(SlotOf(i));
     });
-    if (in_force || count == 0) return;
     for (size_t head = 0; head < heads_; ++head) {
-      format_.LearnGroup(state.own[head].data(), first, together[head].data(), count);
+      Floats rows(static_cast<size_t>(count) * dim_);
+      ForPage(page, [&](int64_t i, const Cell& c) {
+        if (!c.written) return;
+        std::ranges::copy(Bare(Row(i), head, c.position),
+                          rows.begin() + SlotOf(i) * static_cast<int64_t>(dim_));
+      });
+      Format(head).EncodePage(rows.data(), count, codes[head].data(), outside.words);
+    }
+  }
+  // A group without a code in force learns from the rows that join it.
+  void Learn(int64_t page, int first, int tokens) {
+    std::vector<int64_t> joining;
+    bool coded = false;
+    ForPage(page, [&](int64_t i, const Cell& c) {
+      if (SlotOf(i) < first || SlotOf(i) >= first + tokens) return;
+      coded = coded || c.coded();
+      if (loose(c)) joining.push_back(i);
+    });
+    if (coded || joining.empty()) return;
+    for (size_t head = 0; head < heads_; ++head) {
+      Floats rows;
+      for (const int64_t index : joining) {
+        const Floats row = Bare(Row(index), head, cell(index).position);
+        rows.insert(rows.end(), row.begin(), row.end());
+      }
+      Format(head).LearnGroup(codes_[page][head].data(), first, rows.data(),
+                              static_cast<int>(joining.size()));
+    }
+  }
+  void EncodeInPage(int64_t index) {
+    for (size_t head = 0; head < heads_; ++head) {
+      Format(head).EncodeRow(codes_[index / Tokens()][head].data(), SlotOf(index),
+                             Bare(Row(index), head, cell(index).position).data());
+    }
+  }
+  void TakeCode(int64_t index) {
+    Cell& cell = At(index);
+    cell.records.assign(heads_, Bytes(Format(0).record_bytes()));
+    cell.decoded.resize(heads_ * dim_);
+    for (size_t head = 0; head < heads_; ++head) {
+      Take(codes_[index / Tokens()][head], head, SlotOf(index), &cell);
     }
   }
 
-  void TakeIf(int64_t page, const std::function<bool(const Cell&)>& takes) {
-    std::vector<int64_t> taken;
-    ForPage(page, [&](int64_t index, const Cell& c) {
-      if (takes(c)) taken.push_back(index);
-    });
-    for (const int64_t index : taken) TakeCode(index);
-  }
-
-  const CellStore& store_;  // for what it was made of, not what it holds
-  CellStore::Config config_;
-  const PageFormat& format_;
-  bool exact_only_;
+  PagedRows::Shape shape_;
+  Limits limits_;
+  bool exact_only_ = false, ready_ = false;
   size_t heads_, dim_;
-  int64_t tokens_;
   std::vector<Cell> cells_;
-  std::vector<Page> pages_;
+  std::vector<std::shared_ptr<const PageFormat>> formats_;
+  std::vector<std::shared_ptr<const SteppedCentre>> centres_;
+  // Encoded pages of each kv_head; of rows that stand alone only that there are some.
+  std::map<int64_t, std::vector<Bytes>> codes_;
+  std::map<int64_t, uint64_t> newest_;
   uint64_t clock_ = 0;
 };
-
-// Fails, naming the cell, unless the store answers everything as the model does.
-inline void ExpectSame(const CellStore& store, const StoreModel& model) {
-  const auto& config = store.config();
-  const size_t dim = static_cast<size_t>(config.head_dim);
-  const size_t heads = static_cast<size_t>(config.num_kv_heads);
-  const size_t tokens = static_cast<size_t>(config.page_tokens);
-  const auto same = [](const float* a, const float* b, size_t count) {
-    return std::memcmp(a, b, count * sizeof(float)) == 0;
-  };
-  Floats page_rows(tokens * dim);
-  const Floats zeros(heads * dim, 0.0f);
-  int64_t filled = 0, exact = 0;
-  for (int64_t page = 0; page < store.num_pages(); ++page) {
-    for (size_t head = 0; head < heads; ++head) {
-      store.DecodeCells(page, static_cast<int>(head), page_rows.data());
-      const PageView view = store.View(page, static_cast<int>(head));
-      if (!store.exact_only()) {
-        EXPECT_EQ(view.mixed, model.Mixed(page)) << "page " << page;
-      }
-      for (int64_t slot = 0; slot < config.page_tokens; ++slot) {
-        const int64_t cell = page * config.page_tokens + slot;
-        const float* got = page_rows.data() + static_cast<size_t>(slot) * dim;
-        if (cell >= config.num_cells) {
-          ASSERT_TRUE(same(got, zeros.data(), dim)) << "past the end: cell " << cell;
-          continue;
-        }
-        const auto& expected = model.cell(cell);
-        const bool is_exact = (view.exact[slot / 64] >> (slot % 64) & 1) != 0;
-        ASSERT_EQ(is_exact, expected.exact) << "cell " << cell;
-        if (expected.coded()) {
-          ASSERT_NE(view.page, nullptr) << "cell " << cell;
-        }
-        const float* want = (expected.written ? expected.row : zeros).data() + head * dim;
-        ASSERT_TRUE(same(got, want, dim))
-            << "cell " << cell << " kv_head " << head << " exact " << expected.exact << " first "
-            << got[0] << " expected " << want[0];
-      }
-    }
-  }
-  for (int64_t cell = 0; cell < config.num_cells; ++cell) {
-    const auto& expected = model.cell(cell);
-    filled += expected.written;
-    exact += expected.exact;
-    Floats row(heads * dim, -1.0f);
-    store.ReadRow(cell, row.data());
-    ASSERT_TRUE(same(row.data(), (expected.written ? expected.row : zeros).data(), heads * dim))
-        << "ReadRow of cell " << cell;
-    // The promise of the window, whatever pages do.
-    if (expected.time != 0 &&
-        expected.time + static_cast<uint64_t>(config.window_tokens) > model.clock()) {
-      ASSERT_TRUE(expected.exact) << "cell " << cell << " is in the window";
-    }
-  }
-  const MemoryUse use = store.memory();
-  EXPECT_EQ(use.filled_cells, filled);
-  EXPECT_EQ(use.exact_cells, exact);
-  EXPECT_EQ(use.f16_bytes, static_cast<size_t>(filled) * heads * dim * 2);
-}
 
 }  // namespace polarquant

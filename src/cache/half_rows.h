@@ -6,16 +6,17 @@
 #include <cstdint>
 
 #include "kernels/kernels.h"
+#include "polarquant/target.h"
 
 namespace polarquant {
 
 // NaN becomes 0, infinities and overflow +-65504.
 inline void FloatsToHalves(const float* floats, size_t count, uint16_t* halves) {
-  ActiveKernels().float_to_half(floats, static_cast<int64_t>(count), halves);
+  DefaultTarget().kernels->float_to_half(floats, static_cast<int64_t>(count), halves);
 }
 
 inline void HalvesToFloats(const uint16_t* halves, size_t count, float* floats) {
-  ActiveKernels().half_to_float(halves, static_cast<int64_t>(count), floats);
+  DefaultTarget().kernels->half_to_float(halves, static_cast<int64_t>(count), floats);
 }
 
 }  // namespace polarquant

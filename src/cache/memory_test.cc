@@ -7,7 +7,8 @@
 #include <numeric>
 #include <sstream>
 
-#include "cache/cell_store_model.h"
+#include "cache/cell_store_testing.h"
+#include "cache/host_range.h"
 
 namespace polarquant {
 namespace {
@@ -47,8 +48,7 @@ class ResidentMemory : public testing::TestWithParam<const char*> {};
 
 TEST_P(ResidentMemory, IsWhatMemorySaysWithinTenPercentAndGoneAfterClear) {
   if (kSanitized) GTEST_SKIP() << "a sanitizer's own memory would be counted";
-  // The keys and values of eight layers, filled as llama.cpp does: in batches, then token by token,
-  // sinks pinned.
+  // The keys and values of eight layers, filled as llama.cpp does: in batches, then token by token.
   constexpr int64_t kCells = 8000;
   std::mt19937 random(1);
   const CellStore::Config config = Layer(GetParam(), 64, 3, 65536);
@@ -71,7 +71,6 @@ TEST_P(ResidentMemory, IsWhatMemorySaysWithinTenPercentAndGoneAfterClear) {
     for (auto& store : layers) {
       store->Write(std::span(cells).first(static_cast<size_t>(count)), rows.data(),
                    static_cast<int64_t>(row_values), 2);
-      if (first == 0) store->PinSinks(std::span(cells).first(4));
       store->Settle(2);
     }
   };
@@ -105,16 +104,47 @@ INSTANTIATE_TEST_SUITE_P(Schemes, ResidentMemory,
 TEST(Memory, KeepsOnlyTheOsPagesOfSinks) {
   CellStore::Config config = Layer("turbo4", 128, 8, 4096);  // 2 KiB a row
   config.window_tokens = 0;
+  config.sink_tokens = 5;
   CellStore store(config);
   const Floats rows(256 * 1024, 0.25f);
   std::vector<int64_t> cells(256);
   std::iota(cells.begin(), cells.end(), 0);
   store.Write(cells, rows.data(), 1024, 2);
   EXPECT_EQ(store.memory().exact_bytes, 256u * 2048u);
-  store.PinSinks(std::vector<int64_t>{0, 1, 2, 200});
   store.Settle(2);
-  EXPECT_EQ(store.memory().exact_cells, 4);
+  EXPECT_EQ(store.memory().exact_cells, 5);
   EXPECT_EQ(store.memory().exact_bytes, 3u * 4096u);
+}
+
+TEST(Memory, OfTheHostBehindTheRowsIsNeverTouched) {
+  for (const char* scheme : {"turbo4", "f16", "kivi4"}) {
+    CellStore::Config config = Layer(scheme, 64, 3, 1000);  // seven pages and a part
+    HostRange range(CellStore::exact_range_bytes(config));
+    {
+      CellStore store(config, range.data());
+      for (int round = 0; round < 2; ++round) {
+        Write(store, 900, 100);
+        store.Settle(1);
+        store.ClearCells(890, 110);
+        EXPECT_TRUE(range.intact()) << scheme;
+        Write(store, 999, 1);
+        store.Clear();
+        EXPECT_TRUE(range.intact()) << scheme;
+        EXPECT_EQ(range.resident(), 0u) << scheme;
+      }
+    }
+    EXPECT_TRUE(range.intact()) << scheme;
+  }
+}
+
+TEST(Memory, HoldsNoListOfPositionsWhereTheyAreConsecutive) {
+  CellStore store(SomeConfig("turbo4:balanced"));
+  Write(store, 0, 128, 1, 500);
+  const size_t consecutive = store.memory().bookkeeping_bytes;
+  Write(store, 5, 1, 1, 900);
+  EXPECT_GT(store.memory().bookkeeping_bytes, consecutive + 128 * sizeof(int32_t) - 1);
+  Write(store, 5, 1, 1, 505);
+  EXPECT_EQ(store.memory().bookkeeping_bytes, consecutive);
 }
 
 TEST(Memory, AddsUp) {
@@ -134,7 +164,11 @@ TEST(Memory, OfAHugeEmptyCacheIsSmall) {
   EXPECT_LT(Resident() - before, size_t{1} << 20);
   const Floats row(1024, 1.0f);
   store.Write(std::vector<int64_t>{(int64_t{1} << 22) - 1}, row.data(), 1024, 1);
+  // A line in the table for every page up to the last one written.
+  EXPECT_LT(store.memory().total(), size_t{8} << 20);
+  store.Clear();
   EXPECT_LT(store.memory().total(), size_t{1} << 20);
+  EXPECT_LT(Resident() - before, size_t{1} << 20);
 }
 
 }  // namespace

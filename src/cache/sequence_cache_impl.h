@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "cache/sequence_rows.h"
+#include "cache/page_store.h"
 #include "polarquant/sequence_cache.h"
 
 namespace polarquant {
@@ -12,14 +12,16 @@ namespace polarquant {
 struct SequenceCache::Impl {
   explicit Impl(const Config& checked);
 
-  // Pages that end here or before have left the window.
-  int64_t Boundary() const { return length - config.window_tokens; }
-  bool NeedsProfile() const;  // and has none yet
+  int64_t FirstCell() const { return first_page * config.page_tokens; }  // the token cell 0 is
+  bool NeedsProfile() const { return !keys.ready(); }
+  void Retire(PageStore* rows, int64_t from, int64_t boundary) const;  // tokens
 
   Config config;
-  SequenceRows keys, values;
+  PageStore keys, values;
   int64_t length = 0;
   int64_t first_token = 0;
+  int64_t first_page = 0;  // held, from the sequence's beginning
+  int64_t retired = 0;     // tokens before this one have left the window
 };
 
 }  // namespace polarquant

@@ -8,6 +8,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <tuple>
 #include <utility>
 
 #include "cache/row_formats.h"
@@ -24,7 +25,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr char kMagic[7] = {'P', 'Q', 'S', 'E', 'Q', 0, 0};
-constexpr char kVersion = 1;
+constexpr char kVersion = 2;
 constexpr size_t kStart = 16, kChecksum = 8, kAlignment = 64;
 
 // Our descriptions have whole numbers only; the JSON library would convert others without a word.
@@ -88,16 +89,17 @@ struct Reader {
     if (count > 0) std::memcpy(to, left.data(), count);
     left.remove_prefix(count);
   }
-  std::vector<float> TakeFloats(size_t count) {
-    Need(count > left.size() ? count : count * sizeof(float));
-    std::vector<float> floats(count);
-    Take(floats.data(), count * sizeof(float));
-    return floats;
+  template <typename Number>
+  void Take(size_t count, std::vector<Number>* numbers) {
+    Need(count > left.size() ? count : count * sizeof(Number));
+    numbers->resize(count);
+    Take(numbers->data(), count * sizeof(Number));
   }
 };
 
-void PutFloats(const std::vector<float>& floats, std::string* bytes) {
-  bytes->append(reinterpret_cast<const char*>(floats.data()), floats.size() * sizeof(float));
+template <typename Number>
+void Put(const std::vector<Number>& numbers, std::string* bytes) {
+  bytes->append(reinterpret_cast<const char*>(numbers.data()), numbers.size() * sizeof(Number));
 }
 
 template <typename Item>
@@ -122,8 +124,9 @@ struct SequenceFile {
                         {"pages", Json::array()}};
     std::string profiles, pages;
     std::map<const void*, int> profile_numbers;
-    // Of a page in a configuration: forks that share an open page may have got profiles since.
-    std::map<std::pair<const void*, int>, int> page_numbers;
+    // Of a page in a configuration: its slots and what is exact. Forks share most of them.
+    using PageKey = std::tuple<int, const void*, const void*, std::vector<uint64_t>>;
+    std::map<PageKey, int> page_numbers;
     std::map<std::string, int> config_numbers;
 
     int Profile(const KeyProfile* profile) {
@@ -131,11 +134,18 @@ struct SequenceFile {
       const auto [at, fresh] =
           profile_numbers.try_emplace(profile, static_cast<int>(profile_numbers.size()));
       if (fresh) {
-        description["profiles"].push_back(
-            {{"balance", profile->balance.size()}, {"dense", profile->dense.size()}});
-        PutFloats(profile->balance, &profiles);
-        PutFloats(profile->dense, &profiles);
-        PutFloats(profile->dense_inverse, &profiles);
+        description["profiles"].push_back({{"balance", profile->balance.size()},
+                                           {"mean", profile->mean.size()},
+                                           {"dense", profile->dense.size()},
+                                           {"pairing", static_cast<int>(profile->rope.pairing)},
+                                           {"dims", profile->rope.dims},
+                                           {"frequencies", profile->rope.frequencies.size()}});
+        Put(profile->balance, &profiles);
+        Put(profile->mean, &profiles);
+        Put(profile->dense, &profiles);
+        Put(profile->dense_inverse, &profiles);
+        Put(profile->rope.frequencies, &profiles);
+        Put(std::vector<double>{profile->rope.magnitude}, &profiles);
       }
       return at->second;
     }
@@ -148,30 +158,33 @@ struct SequenceFile {
       return at->second;
     }
 
-    Json Pages(const SequenceRows& rows, int config) {
+    Json Pages(const PageStore& rows, int config) {
       Json numbers = Json::array();
-      for (const auto& page : rows.pages_) {
+      for (const PageEntry& page : rows.pages()) {
+        const void* codes = page.codes < 0 ? nullptr : rows.Codes(page, 0);
+        const void* exact = page.exact_slot < 0 ? nullptr : rows.ExactRow(page, 0);
+        PageKey key = {config, codes, exact, {page.exact.words, std::end(page.exact.words)}};
         const auto [at, fresh] =
-            page_numbers.try_emplace({page.get(), config}, static_cast<int>(page_numbers.size()));
-        if (fresh) Page(rows, *page, config);
+            page_numbers.try_emplace(std::move(key), static_cast<int>(page_numbers.size()));
+        if (fresh) Page(rows, page, config);
         numbers.push_back(at->second);
       }
       return numbers;
     }
 
-    void Page(const SequenceRows& rows, const SequencePage& page, int config) {
+    void Page(const PageStore& rows, const PageEntry& page, int config) {
       Json runs = Json::array();
-      if (page.codes) {
-        pages.append(reinterpret_cast<const char*>(page.codes.get()), rows.codes_bytes());
+      if (page.codes >= 0) {
+        pages.append(reinterpret_cast<const char*>(rows.Codes(page, 0)), rows.codes_bytes());
       }
       page.exact.ForEachRun([&](int begin, int end) {
         runs.push_back({begin, end});
         pages.append(reinterpret_cast<const char*>(rows.ExactRow(page, begin)),
-                     static_cast<size_t>(end - begin) * rows.row_values() * sizeof(uint16_t));
+                     static_cast<size_t>(end - begin) * rows.row_bytes());
       });
       description["pages"].push_back({{"config", config},
-                                      {"role", rows.shape_.role == Role::kKey ? "key" : "value"},
-                                      {"coded", page.codes != nullptr},
+                                      {"role", rows.shape().role == Role::kKey ? "key" : "value"},
+                                      {"coded", page.codes >= 0},
                                       {"exact", std::move(runs)}});
     }
 
@@ -214,17 +227,19 @@ struct SequenceFile {
   }
 
   // ---- Reading.
-  static std::shared_ptr<SequencePage> ParsePage(const Json& json, const SequenceRows& rows,
-                                                 Reader* reader) {
-    auto page = std::make_shared<SequencePage>();
-    if (json.at("coded").get<bool>()) {
-      if (rows.exact_only_) Fail(ErrorCode::kCorruption, "has codes of a scheme without codes");
-      reader->Need(rows.codes_bytes());
-      page->codes = rows.NewCodes();
-      page->formats = rows.formats_;
-      reader->Take(page->codes.get(), rows.codes_bytes());
-    }
-    const int tokens = rows.shape_.page_tokens;
+  // A page of a store that only holds what was read: the caches share its slots.
+  struct ParsedPage {
+    uint64_t config;
+    Role role;
+    PageStore* held_by;
+    int64_t number;
+  };
+
+  static void ParsePage(const Json& json, Reader* reader, PageStore* rows) {
+    const bool coded = json.at("coded").get<bool>();
+    if (coded && rows->exact_only()) Fail(ErrorCode::kCorruption, "has codes of a scheme without");
+    const int tokens = rows->shape().page_tokens;
+    PageBits exact;
     int last = 0;
     for (const Json& run : json.at("exact")) {
       const int begin = run.at(0).get<int>(), end = run.at(1).get<int>();
@@ -233,45 +248,40 @@ struct SequenceFile {
                                          std::to_string(end) + " in a page of " +
                                          std::to_string(tokens));
       }
-      page->exact = page->exact.Or(PageBits::Range(begin, end));
+      exact = exact.Or(PageBits::Range(begin, end));
       last = end;
     }
-    if (!page->exact.Any()) return page;
-    const SequencePage nothing;
-    page->rows = rows.NewRows(page->exact, nothing);
-    page->exact.ForEachRun([&](int begin, int end) {
-      reader->Take(rows.ExactRow(*page, begin),
-                   static_cast<size_t>(end - begin) * rows.row_values() * sizeof(uint16_t));
+    reader->Need((coded ? rows->codes_bytes() : 0) +
+                 static_cast<size_t>(exact.Count()) * rows->row_bytes());
+    const auto number = static_cast<int64_t>(rows->pages().size());
+    const PageEntry& page = rows->Restore(number, exact, exact, coded);
+    if (coded) reader->Take(rows->Codes(page, 0), rows->codes_bytes());
+    exact.ForEachRun([&](int begin, int end) {
+      reader->Take(rows->ExactRow(page, begin),
+                   static_cast<size_t>(end - begin) * rows->row_bytes());
     });
-    return page;
   }
 
-  struct ParsedPage {
-    uint64_t config;
-    Role role;
-    std::shared_ptr<SequencePage> page;
-  };
-
   static void FillRows(const Json& numbers, uint64_t config, const std::vector<ParsedPage>& pages,
-                       int64_t length, int64_t first, SequenceRows* rows) {
-    const int64_t tokens = rows->shape_.page_tokens;
-    rows->first_page_ = first / tokens;
-    rows->end_ = length;
-    const int64_t cells = rows->num_cells();
+                       int64_t length, int64_t first, PageStore* rows) {
+    const int64_t tokens = rows->shape().page_tokens;
+    const int64_t first_page = first / tokens, cells = length - first_page * tokens;
     if (static_cast<int64_t>(numbers.size()) != (cells + tokens - 1) / tokens) {
       Fail(ErrorCode::kCorruption, "has " + std::to_string(numbers.size()) + " pages for " +
                                        std::to_string(cells) + " rows");
     }
     for (const Json& number : numbers) {
       const ParsedPage& parsed = At(pages, number, "page");
-      const int64_t at = static_cast<int64_t>(rows->pages_.size()) * tokens;
-      const auto written = PageBits::First(static_cast<int>(std::min(tokens, cells - at)));
-      if (parsed.config != config || parsed.role != rows->shape_.role ||
-          (!parsed.page->codes && written.Without(parsed.page->exact).Any())) {
+      const auto page = static_cast<int64_t>(rows->pages().size());
+      const auto written =
+          PageBits::First(static_cast<int>(std::min(tokens, cells - page * tokens)));
+      if (parsed.config != config || parsed.role != rows->shape().role ||
+          !rows->SharePage(*parsed.held_by, parsed.number, written,
+                           static_cast<int32_t>((first_page + page) * tokens))) {
         Fail(ErrorCode::kCorruption, "names a page of another kind, or with rows missing");
       }
-      rows->pages_.push_back(parsed.page);
     }
+    rows->SetEnd(cells);
   }
 
   static SavedSequences ParseParts(const Json& description, Reader reader) {
@@ -280,10 +290,16 @@ struct SequenceFile {
     std::vector<std::shared_ptr<const KeyProfile>> profiles;
     for (const Json& json : description.at("profiles")) {
       auto profile = std::make_shared<KeyProfile>();
-      const auto balance = json.at("balance").get<size_t>(), dense = json.at("dense").get<size_t>();
-      profile->balance = reader.TakeFloats(balance);
-      profile->dense = reader.TakeFloats(dense);
-      profile->dense_inverse = reader.TakeFloats(dense);
+      reader.Take(json.at("balance").get<size_t>(), &profile->balance);
+      reader.Take(json.at("mean").get<size_t>(), &profile->mean);
+      reader.Take(json.at("dense").get<size_t>(), &profile->dense);
+      reader.Take(json.at("dense").get<size_t>(), &profile->dense_inverse);
+      const int pairing = json.at("pairing").get<int>();
+      if (pairing < 0 || pairing > 2) Fail(ErrorCode::kCorruption, "names a RoPE there is not");
+      profile->rope.pairing = static_cast<Rope::Pairing>(pairing);
+      json.at("dims").get_to(profile->rope.dims);
+      reader.Take(json.at("frequencies").get<size_t>(), &profile->rope.frequencies);
+      reader.Take(&profile->rope.magnitude, sizeof profile->rope.magnitude);
       profiles.push_back(std::move(profile));
     }
     std::vector<SequenceCache> empty;  // one a configuration: they share its formats
@@ -294,12 +310,16 @@ struct SequenceFile {
       }
       empty.emplace_back(config);
     }
+    std::vector<SequenceCache> held = empty;  // copies share its pools: what is read goes there
     std::vector<ParsedPage> pages;
     for (const Json& json : description.at("pages")) {
-      const SequenceCache& of = At(empty, json.at("config"), "configuration");
+      const auto config = json.at("config").get<uint64_t>();
+      At(empty, json.at("config"), "configuration");
       const Role role = json.at("role") == "key" ? Role::kKey : Role::kValue;
-      const SequenceRows& rows = role == Role::kKey ? of.impl_->keys : of.impl_->values;
-      pages.push_back({json.at("config").get<uint64_t>(), role, ParsePage(json, rows, &reader)});
+      SequenceCache::Impl& of = *held[config].impl_;
+      PageStore& rows = role == Role::kKey ? of.keys : of.values;
+      pages.push_back({config, role, &rows, static_cast<int64_t>(rows.pages().size())});
+      ParsePage(json, &reader, &rows);
     }
     if (!reader.left.empty()) {
       Fail(ErrorCode::kCorruption, "has " + std::to_string(reader.left.size()) + " bytes too many");
@@ -309,11 +329,13 @@ struct SequenceFile {
       SequenceCache::Impl& impl = *cache.impl_;
       json.at("length").get_to(impl.length);
       json.at("first").get_to(impl.first_token);
-      CheckValue("length", impl.length, 0, int64_t{1} << 40);
+      CheckValue("length", impl.length, 0, int64_t{kMaxPosition} + 1);
       CheckValue("first", impl.first_token, 0, impl.length);
       const auto config = json.at("config").get<uint64_t>();
       FillRows(json.at("keys"), config, pages, impl.length, impl.first_token, &impl.keys);
       FillRows(json.at("values"), config, pages, impl.length, impl.first_token, &impl.values);
+      impl.first_page = impl.first_token / impl.config.page_tokens;
+      impl.retired = 0;  // found again by the next Settle
       saved.caches.push_back(std::move(cache));
     }
     return saved;
@@ -343,6 +365,11 @@ struct SequenceFile {
       return ParseParts(description, {checked.substr(data)});
     } catch (const Json::exception& error) {
       Fail(ErrorCode::kFormat, std::string("cannot be read: ") + error.what());
+    } catch (const Error& error) {  // what it describes cannot be
+      const bool impossible =
+          error.code() == ErrorCode::kParameter || error.code() == ErrorCode::kUnsupported;
+      if (!impossible) throw;
+      Fail(ErrorCode::kCorruption, std::string("describes what cannot be: ") + error.what());
     }
   }
 };

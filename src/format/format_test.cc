@@ -50,8 +50,9 @@ std::vector<std::string> AllSchemes() {
   std::vector<std::string> all;
   for (const CodecInfo& codec : Codecs()) {
     for (const std::string& options : OptionsOf(codec)) {
-      for (const char* center : {"", ":center", ":balance", ":balanced", ":center=rope",
-                                 ":balanced:center=rope", ":dense"}) {
+      for (const char* center :
+           {"", ":center", ":balance", ":balance:center", ":balanced", ":balanced:step=16",
+            ":balanced:step=128", ":center=step", ":center=step:step=32", ":dense"}) {
         for (const char* scale : {"", ":scale=mse", ":scale=norm"}) {
           for (const char* rotate : {"", ":rotate=none"}) {
             if (*center != 0 && !codec.normalises) continue;
@@ -90,6 +91,12 @@ TEST(Scheme, MeansWhatItSays) {
   EXPECT_EQ(full.scale_rule, ScaleRule::kMse);
   EXPECT_FALSE(full.rotate);
   EXPECT_EQ(Scheme(), Scheme::Parse("f16"));
+  EXPECT_EQ(Scheme::Parse("turbo4:balanced").normalisation,
+            (Normalisation{.balance = true, .step = 64}));
+  EXPECT_EQ(Scheme::Parse("turbo4:balance:center").normalisation,
+            (Normalisation{.center = true, .balance = true}));
+  EXPECT_EQ(Scheme::Parse("turbo4:center=step:step=16").normalisation, Normalisation{.step = 16});
+  EXPECT_TRUE(Scheme::Parse("turbo4:center=step").normalisation.needs_profile());
 }
 
 TEST(Scheme, TakesTheOptionsOfItsCodecAndLeavesOutTheUsualOnes) {
@@ -116,8 +123,18 @@ TEST(Scheme, TakesModifiersInAnyOrderAndPrintsThemInOne) {
   EXPECT_EQ(Scheme::Parse("turbo4:rotate=none:sharpen=105").ToString(),
             "turbo4:sharpen=105:rotate=none");
   EXPECT_EQ(Scheme::Parse("turbo4:sharpen=100").ToString(), "turbo4");
-  EXPECT_EQ(Scheme::Parse("turbo4:balance:center").ToString(), "turbo4:balanced");
-  EXPECT_EQ(Scheme::Parse("turbo4:center=rope:balance").ToString(), "turbo4:balanced:center=rope");
+  for (const auto& [text, canonical] : {std::pair("center:balance", "balance:center"),
+                                        {"center=page", "center"},
+                                        {"center=page:balance", "balance:center"},
+                                        {"center=step:balance", "balanced"},
+                                        {"balanced:center=step", "balanced"},
+                                        {"step=64:center=step", "center=step"},
+                                        {"step=32:balanced", "balanced:step=32"},
+                                        {"step=16:balance:center=step", "balanced:step=16"},
+                                        {"center:dense", "dense"}}) {
+    EXPECT_EQ(Scheme::Parse(std::string("turbo4:") + text).ToString(),
+              std::string("turbo4:") + canonical);
+  }
 }
 
 TEST(Scheme, ReadsOptionsOfTheCodec) {
@@ -222,8 +239,8 @@ TEST(Scheme, NamesTheOffendingWordAndTheWordsAllowed) {
   EXPECT_NE(plain.find("f16 takes no modifier"), std::string::npos) << plain;
   const std::string block = MessageOf("q8_0:scale=mse");
   EXPECT_NE(
-      block.find(
-          "q8_0 takes center, balance, balanced, center=rope, dense, sharpen=50..200, rotate=none"),
+      block.find("q8_0 takes center, center=step, balance, balanced, dense, step=16|32|64|128, "
+                 "sharpen=50..200, rotate=none"),
       std::string::npos)
       << block;
   EXPECT_NE(MessageOf("turbo9").find("turbo8"), std::string::npos);
@@ -232,10 +249,21 @@ TEST(Scheme, NamesTheOffendingWordAndTheWordsAllowed) {
     EXPECT_NE(MessageOf(bad).find("sharpen="), std::string::npos) << bad;
   }
   for (const char* both :
-       {"turbo4:dense:balance", "turbo4:balanced:dense", "q8_0:dense:center=rope"}) {
+       {"turbo4:dense:balance", "turbo4:balanced:dense", "q8_0:dense:center=step"}) {
     EXPECT_NE(MessageOf(both).find("takes the place of balance"), std::string::npos) << both;
   }
   EXPECT_NE(MessageOf("turbo4:center:center").find("once"), std::string::npos);
+  EXPECT_NE(MessageOf("turbo4:center:center=step").find("once"), std::string::npos);
+  for (const char* both : {"turbo4:balanced:center", "turbo4:center=page:balanced"}) {
+    EXPECT_NE(MessageOf(both).find("balance:center"), std::string::npos) << both;
+  }
+  for (const char* alone : {"turbo4:step=32", "turbo4:center:step=32", "turbo4:step=64:balance"}) {
+    EXPECT_NE(MessageOf(alone).find("center=step"), std::string::npos) << alone;
+  }
+  for (const char* bad : {"turbo4:balanced:step=", "turbo4:balanced:step=8", "turbo4:center=rope",
+                          "turbo4:balanced:step=064", "f16:center=step"}) {
+    EXPECT_NE(MessageOf(bad), "") << bad;
+  }
 }
 
 struct TileShape {

@@ -30,9 +30,12 @@ std::string Concat(std::initializer_list<std::string_view> parts) {
 
 constexpr std::string_view kCenterWord = "center";
 constexpr std::string_view kBalanceWord = "balance";
-constexpr std::string_view kBalancedWord = "balanced";  // both
-constexpr std::string_view kRopeWord = "center=rope";
-constexpr std::string_view kDenseWord = "dense";  // with center
+constexpr std::string_view kPageWord = "center=page";  // the same as center
+constexpr std::string_view kStepWord = "center=step";
+constexpr std::string_view kBalancedWord = "balanced";  // balance and center=step
+constexpr std::string_view kDenseWord = "dense";        // with center
+constexpr std::string_view kStepKey = "step=";
+constexpr std::array<int, 4> kSteps = {16, 32, 64, 128};
 constexpr std::string_view kSharpenKey = "sharpen=";
 constexpr int kPlainBits = 16;  // rows of codecs at least this wide are plain numbers
 constexpr std::string_view kNoRotationWord = "rotate=none";
@@ -48,9 +51,14 @@ std::string AllowedModifiers(const CodecInfo& codec) {
     add(Concat({option.name, "=", ValuesOf(option)}));
   }
   if (codec.normalises) {
-    for (const auto word : {kCenterWord, kBalanceWord, kBalancedWord, kRopeWord, kDenseWord}) {
+    for (const auto word : {kCenterWord, kStepWord, kBalanceWord, kBalancedWord, kDenseWord}) {
       add(word);
     }
+    std::string steps;
+    for (const int step : kSteps) {
+      steps += Concat({steps.empty() ? kStepKey : "|", std::to_string(step)});
+    }
+    add(steps);
   }
   if (codec.scale_rules) {
     for (const RuleName& rule : kRules) add(rule.modifier);
@@ -95,20 +103,35 @@ bool ApplyOption(std::string_view word, const CodecInfo& codec, Scheme& scheme) 
   return false;
 }
 
-// Applies one modifier; false if the codec takes no such word.
-bool Apply(std::string_view word, const CodecInfo& codec, Scheme& scheme) {
-  if (ApplyOption(word, codec, scheme)) return true;
-  if (codec.normalises) {
-    Normalisation& normalisation = scheme.normalisation;
-    const bool center = word == kCenterWord, rope = word == kRopeWord;
-    const bool balance = word == kBalanceWord, balanced = word == kBalancedWord;
-    const bool dense = word == kDenseWord;
-    normalisation.center |= center || balanced || rope || dense;
-    normalisation.balance |= balance || balanced;
-    normalisation.rope |= rope;
-    normalisation.dense |= dense;
-    if (center || balance || balanced || rope || dense) return true;
+// What the words about centres said, to be made sense of when all are known.
+struct Centre {
+  bool step = false, balanced = false;
+  int length = 0;  // of a step; 0: unsaid
+};
+
+bool ApplyNormalisation(std::string_view word, Normalisation& normalisation, Centre& centre) {
+  if (word.starts_with(kStepKey)) {
+    const std::string_view number = word.substr(kStepKey.size());
+    for (const int step : kSteps) {
+      if (number == std::to_string(step)) centre.length = step;
+    }
+    return centre.length != 0;
   }
+  const bool center = word == kCenterWord || word == kPageWord, step = word == kStepWord;
+  const bool balance = word == kBalanceWord, balanced = word == kBalancedWord;
+  const bool dense = word == kDenseWord;
+  normalisation.center |= center || dense;
+  normalisation.balance |= balance || balanced;
+  normalisation.dense |= dense;
+  centre.step |= step || balanced;
+  centre.balanced |= balanced;
+  return center || step || balance || balanced || dense;
+}
+
+// Applies one modifier; false if the codec takes no such word.
+bool Apply(std::string_view word, const CodecInfo& codec, Scheme& scheme, Centre& centre) {
+  if (ApplyOption(word, codec, scheme)) return true;
+  if (codec.normalises && ApplyNormalisation(word, scheme.normalisation, centre)) return true;
   if (word.starts_with(kSharpenKey) && codec.keys && codec.code_bits < kPlainBits) {
     const auto percent = NumberOf(word.substr(kSharpenKey.size()), kLeastSharpen, kMostSharpen);
     scheme.sharpen = percent.value_or(100);
@@ -127,6 +150,21 @@ bool Apply(std::string_view word, const CodecInfo& codec, Scheme& scheme) {
   return false;
 }
 
+void SettleCentre(const Centre& centre, std::string_view text, Normalisation& normalisation) {
+  if (normalisation.dense && (normalisation.balance || centre.step)) {
+    Refuse(kDenseWord, text, "the dense map takes the place of balance and knows no center=step");
+  }
+  if (centre.length != 0 && !centre.step) {
+    Refuse(kStepKey, text, "it is the length of the steps of center=step or balanced; add one");
+  }
+  if (centre.step && normalisation.center) {
+    Refuse(centre.balanced ? kBalancedWord : kStepWord, text,
+           "the stepped centre takes the place of the page's mean; for the page's mean write "
+           "balance:center, or center alone");
+  }
+  if (centre.step) normalisation.step = centre.length != 0 ? centre.length : kUsualStep;
+}
+
 }  // namespace
 
 Scheme Scheme::Parse(std::string_view text) {
@@ -135,20 +173,19 @@ Scheme Scheme::Parse(std::string_view text) {
   Scheme scheme;
   scheme.codec = codec.name;
   scheme.rotate = codec.rotates;
+  Centre centre;
   std::string seen;  // what is left of '=' of each modifier, so that scale= comes once
   size_t begin = codec_end;
   while (begin != std::string_view::npos) {
     const size_t end = text.find(':', begin + 1);
     const std::string_view word = text.substr(begin + 1, end - begin - 1);
-    if (!Apply(word, codec, scheme)) Refuse(word, text, AllowedModifiers(codec));
+    if (!Apply(word, codec, scheme, centre)) Refuse(word, text, AllowedModifiers(codec));
     const std::string key = Concat({":", word.substr(0, word.find('=')), ":"});
     if (seen.find(key) != std::string::npos) Refuse(word, text, "each modifier may come once");
     seen += key;
     begin = end;
   }
-  if (scheme.normalisation.dense && (scheme.normalisation.balance || scheme.normalisation.rope)) {
-    Refuse(kDenseWord, text, "the dense map takes the place of balance and knows no center=rope");
-  }
+  SettleCentre(centre, text, scheme.normalisation);
   return scheme;
 }
 
@@ -172,14 +209,12 @@ std::string Scheme::ToString() const {
     if (set == options.end()) continue;
     text += Concat({":", option.name, "=", SpellingOf(option, set->second)});
   }
-  const auto& [center, balance, rope, dense] = normalisation;
-  if (balance) text += Concat({":", center ? kBalancedWord : kBalanceWord});
+  const auto& [center, balance, dense, step] = normalisation;
+  if (balance) text += Concat({":", step != 0 ? kBalancedWord : kBalanceWord});
   if (dense) text += Concat({":", kDenseWord});
-  if (rope) {
-    text += Concat({":", kRopeWord});
-  } else if (center && !balance && !dense) {
-    text += Concat({":", kCenterWord});
-  }
+  if (center && !dense) text += Concat({":", kCenterWord});
+  if (step != 0 && !balance) text += Concat({":", kStepWord});
+  if (step != 0 && step != kUsualStep) text += Concat({":", kStepKey, std::to_string(step)});
   if (scale_rule != Scheme().scale_rule) {
     for (const RuleName& name : kRules) {
       if (name.rule == scale_rule) text += Concat({":", name.modifier});

@@ -54,16 +54,15 @@ constexpr Segment ChannelSegment(int block, int num_blocks) {
   return {num_blocks - 1, 1};
 }
 
-namespace tile_internal {
-
-struct Place {
-  size_t byte;  // of the first part
+// Where the code of (lane, step) lies in its segment. The codes of a lane's depth quad are
+// neighbours: same shift, one byte after another.
+struct CodePlace {
+  size_t byte;
   int shift;
-  size_t byte2;  // 3 bits only: the odd group's fields 2, 3 lie in three bytes, 64 apart
-  bool split;
+  bool split;  // 3 bits only: the odd group's fields 2, 3 lie in three bytes, 64 apart
 };
 
-constexpr Place PlaceOf(int bits, int lane_blocks, int depth, int lane, int step) {
+constexpr CodePlace PlaceOf(int bits, int lane_blocks, int depth, int lane, int step) {
   const int per_group = 4 / lane_blocks;  // depth quads in a group
   const int quad = step / 4;
   const int group = quad / per_group;
@@ -72,25 +71,22 @@ constexpr Place PlaceOf(int bits, int lane_blocks, int depth, int lane, int step
   const int groups = depth / 4 / per_group;
   if (bits == 4) {
     const int vector = (field / 2) * groups + group;
-    return {static_cast<size_t>(vector) * 64 + static_cast<size_t>(offset), 4 * (field % 2), 0,
-            false};
+    return {static_cast<size_t>(vector) * 64 + static_cast<size_t>(offset), 4 * (field % 2), false};
   }
   if (bits == 2) {
-    return {static_cast<size_t>(group) * 64 + static_cast<size_t>(offset), 2 * field, 0, false};
+    return {static_cast<size_t>(group) * 64 + static_cast<size_t>(offset), 2 * field, false};
   }
   const size_t base = static_cast<size_t>(group / 2) * 192 + static_cast<size_t>(offset);
   const int shift = 3 * (field % 2);
-  if (group % 2 == 0) return {base + static_cast<size_t>(field / 2) * 64, shift, 0, false};
-  if (field < 2) return {base + 128, shift, 0, false};
-  return {base, shift, base, true};
+  if (group % 2 == 0) return {base + static_cast<size_t>(field / 2) * 64, shift, false};
+  if (field < 2) return {base + 128, shift, false};
+  return {base, shift, true};
 }
-
-}  // namespace tile_internal
 
 // Sets the code of (lane, step) in a zeroed segment. lane < 16 * lane_blocks, step < depth.
 inline void PutCode(uint8_t* segment, int bits, int lane_blocks, int depth, int lane, int step,
                     unsigned code) {
-  const auto place = tile_internal::PlaceOf(bits, lane_blocks, depth, lane, step);
+  const CodePlace place = PlaceOf(bits, lane_blocks, depth, lane, step);
   if (!place.split) {
     const unsigned mask = ((1u << bits) - 1u) << place.shift;
     segment[place.byte] =
@@ -100,7 +96,7 @@ inline void PutCode(uint8_t* segment, int bits, int lane_blocks, int depth, int 
   const unsigned value = code << place.shift;  // six bits in three pairs
   const unsigned mask = 7u << place.shift;
   for (int part = 0; part < 3; ++part) {
-    uint8_t& byte = segment[place.byte2 + static_cast<size_t>(part) * 64];
+    uint8_t& byte = segment[place.byte + static_cast<size_t>(part) * 64];
     const unsigned old_pair = byte >> 6;
     const unsigned pair_mask = (mask >> (2 * part)) & 3u;
     const unsigned pair = (old_pair & ~pair_mask) | ((value >> (2 * part)) & 3u & pair_mask);
@@ -110,11 +106,11 @@ inline void PutCode(uint8_t* segment, int bits, int lane_blocks, int depth, int 
 
 inline unsigned GetCode(const uint8_t* segment, int bits, int lane_blocks, int depth, int lane,
                         int step) {
-  const auto place = tile_internal::PlaceOf(bits, lane_blocks, depth, lane, step);
+  const CodePlace place = PlaceOf(bits, lane_blocks, depth, lane, step);
   if (!place.split) return (segment[place.byte] >> place.shift) & ((1u << bits) - 1u);
   unsigned value = 0;
   for (int part = 0; part < 3; ++part) {
-    value |= static_cast<unsigned>(segment[place.byte2 + static_cast<size_t>(part) * 64] >> 6)
+    value |= static_cast<unsigned>(segment[place.byte + static_cast<size_t>(part) * 64] >> 6)
              << (2 * part);
   }
   return (value >> place.shift) & 7u;

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stage 6/7 attend: which instruction set's kernels run.
+// Stage 6/7 attend: the targets, and which one runs where none is asked for.
 #ifdef PQ_X86_KERNELS
 #include <cpuid.h>
 #endif
 
 #include <cstdlib>
-#include <cstring>
 #include <string>
+#include <vector>
 
 #include "kernels/kernels.h"
 #include "kernels/targets.h"
 #include "polarquant/error.h"
+#include "polarquant/target.h"
 
 namespace polarquant {
 namespace {
@@ -31,48 +32,57 @@ bool RunsAvx512() {
 }
 #endif
 
-struct Target {
-  const char* name;
-  bool (*runs)();
-  const Kernels& (*table)();
-};
-
-// Best first.
-constexpr Target kTargets[] = {
+std::vector<Target> Usable() {
+  std::vector<Target> targets;
+  const auto add = [&](const Kernels& kernels) { targets.push_back({kernels.target, &kernels}); };
 #ifdef PQ_X86_KERNELS
-    {"avx512", RunsAvx512, Avx512Kernels},
-    {"avx2", RunsAvx2, Avx2Kernels},
+  if (RunsAvx512()) add(Avx512Kernels());
+  if (RunsAvx2()) add(Avx2Kernels());
 #endif
-    {"scalar", [] { return true; }, ScalarKernels},
-};
+  add(ScalarKernels());
+  return targets;
+}
 
-const Kernels& Choose() {
-  const char* forced = std::getenv("POLARQUANT_ISA");
-  const std::string wanted = forced != nullptr ? forced : "";
-  std::string usable;
-  for (const Target& target : kTargets) {
-    if (!target.runs()) continue;
-    if (forced == nullptr || wanted == target.name) return target.table();
-    usable += usable.empty() ? "" : ", ";
-    usable += target.name;
+// Null if there is none.
+const Target* Find(std::string_view name) {
+  for (const Target& target : Targets()) {
+    if (target.name == name) return &target;
   }
-  throw Error(ErrorCode::kParameter, "POLARQUANT_ISA=\"" + wanted +
-                                         "\" cannot be used: this build and CPU run " + usable +
-                                         "; unset it to take the best of them");
+  return nullptr;
+}
+
+[[noreturn]] void ThrowUnknown(const std::string& asked, const std::string& instead) {
+  std::string usable;
+  for (const Target& target : Targets()) {
+    usable += (usable.empty() ? "" : ", ") + std::string(target.name);
+  }
+  throw Error(ErrorCode::kParameter,
+              asked + " cannot be used: this build and CPU run " + usable + "; " + instead);
+}
+
+const Target& Choose() {
+  const char* forced = std::getenv("POLARQUANT_ISA");
+  if (forced == nullptr) return Targets().front();
+  if (const Target* target = Find(forced)) return *target;
+  ThrowUnknown("POLARQUANT_ISA=\"" + std::string(forced) + "\"",
+               "unset it to take the best of them");
 }
 
 }  // namespace
 
-const Kernels& ActiveKernels() {
-  static const Kernels& active = Choose();
-  return active;
+std::span<const Target> Targets() {
+  static const std::vector<Target> targets = Usable();
+  return targets;
 }
 
-const Kernels* KernelsOf(const char* name) {
-  for (const Target& target : kTargets) {
-    if (std::strcmp(target.name, name) == 0) return target.runs() ? &target.table() : nullptr;
-  }
-  return nullptr;
+const Target& TargetNamed(std::string_view name) {
+  if (const Target* target = Find(name)) return *target;
+  ThrowUnknown("target \"" + std::string(name) + "\"", "name one of them");
+}
+
+const Target& DefaultTarget() {
+  static const Target& target = Choose();
+  return target;
 }
 
 }  // namespace polarquant

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Stage 6, inner loops: what attention needs from an instruction set, as a table of functions. One
-// table per target; the best one the CPU runs is picked once, POLARQUANT_ISA forces another.
+// table per target (polarquant/target.h).
 // Every function works on one kv_head and a block of query rows (queries x heads of its group).
 #pragma once
 
@@ -34,7 +34,7 @@ struct TileKernels {
 };
 
 struct Kernels {
-  const char* target;  // "scalar", "avx2", "avx512"
+  const char* target;  // its name
 
   // Tile codecs by bits; null where the target has none (codes are then decoded to f32 rows).
   TileKernels tile2, tile3, tile4;
@@ -70,13 +70,27 @@ struct Kernels {
   void (*rotate)(float* rows, int64_t row_stride, int count, int head_dim);
   void (*unrotate)(float* rows, int64_t row_stride, int count, int head_dim);
 
-  // Stages 3 and 4 for tile codecs: `rows` [tokens][head_dim] f32, already normalised and rotated,
-  // to the page's codes and scales (scale_blocks arrays of `tokens` f16). The same bytes as the
-  // codec's own encode on every target. tokens is a multiple of 64. Null: no fast encoder.
-  void (*encode_tiles)(const Codec& codec, const float* rows, int tokens, int head_dim,
-                       ScaleRule rule, bool lanes_are_tokens, std::byte* codes, uint16_t* scales);
+  // Stage 1 of `rows` [count][head_dim]: sanitised, minus `mean`, times `balance` ([head_dim],
+  // either may be null). The same bits on every target. `prepared` may be `rows`.
+  void (*prepare_rows)(const float* rows, int count, int head_dim, const float* mean,
+                       const float* balance, float* prepared);
 
-  // And back: the first `count` of the page's `tokens` tokens, [count][head_dim] f32, still
+  // Stages 3 and 4 for tile codecs: `rows` [count][head_dim] f32, already normalised and rotated,
+  // to tokens first, first + 1, ... of a page of `tokens` (a multiple of 64): its codes, and its
+  // scales (scale_blocks arrays of `tokens` f16). All other tokens stay as they are. The same bytes
+  // as the codec's own encode on every target.
+  void (*encode_rows)(const Codec& codec, const float* rows, int first, int count, int tokens,
+                      int head_dim, ScaleRule rule, bool lanes_are_tokens, std::byte* codes,
+                      uint16_t* scales);
+  // The records of these tokens (scales, then packed codes), `stride` bytes apart, and back.
+  void (*read_records)(const Codec& codec, const std::byte* codes, const uint16_t* scales,
+                       int tokens, int head_dim, bool lanes_are_tokens, int first, int count,
+                       std::byte* records, size_t stride);
+  void (*write_records)(const Codec& codec, const std::byte* records, size_t stride, int first,
+                        int count, int tokens, int head_dim, bool lanes_are_tokens,
+                        std::byte* codes, uint16_t* scales);
+
+  // The first `count` of the page's `tokens` tokens, [count][head_dim] f32, still
   // rotated. The same bits as the codec's own decode on every target.
   void (*decode_tiles)(const Codec& codec, const std::byte* codes, const uint16_t* scales,
                        int tokens, int head_dim, bool lanes_are_tokens, int count, float* rows);
@@ -84,11 +98,6 @@ struct Kernels {
   void (*half_to_float)(const uint16_t* halves, int64_t count, float* floats);
   void (*float_to_half)(const float* floats, int64_t count, uint16_t* halves);  // sanitises
 };
-
-// The table in force. Throws Error(kParameter) if POLARQUANT_ISA names what is unknown or missing.
-const Kernels& ActiveKernels();
-// A target's table by name, or null if this CPU or build lacks it.
-const Kernels* KernelsOf(const char* target);
 
 // Plain loops for everything, no intrinsics: the portable target and the ground of the others.
 const Kernels& ScalarKernels();

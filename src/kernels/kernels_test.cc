@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every target against plain double arithmetic, and the encoders against the codec's own bytes.
+// Every target against plain double arithmetic.
 #include "kernels/kernels.h"
 
 #include <gtest/gtest.h>
@@ -15,23 +15,13 @@
 #include "codecs/codec.h"
 #include "codecs/pack.h"
 #include "format/tile_layout.h"
+#include "kernels/kernels_testing.h"
 #include "math/rotation.h"
 #include "polarquant/error.h"
 #include "util/half.h"
 
 namespace polarquant {
 namespace {
-
-constexpr float kInf = std::numeric_limits<float>::infinity();
-constexpr int kHeadDims[] = {16, 48, 64, 80, 96, 112, 128, 144, 192, 256, 576, 1024};
-
-std::vector<const Kernels*> Targets() {
-  std::vector<const Kernels*> targets;
-  for (const char* name : {"scalar", "avx2", "avx512"}) {
-    if (const Kernels* kernels = KernelsOf(name)) targets.push_back(kernels);
-  }
-  return targets;
-}
 
 const TileKernels& TilesOf(const Kernels& kernels, int bits) {
   return bits == 2 ? kernels.tile2 : bits == 3 ? kernels.tile3 : kernels.tile4;
@@ -40,28 +30,6 @@ const TileKernels& TilesOf(const Kernels& kernels, int bits) {
 // Steps of a target's integers from zero to the largest: half of one is its rounding error.
 double StepsOf(const Kernels& kernels) {
   return std::string(kernels.target) == "scalar" ? 1e6 : 32639;
-}
-
-std::vector<float> Gaussian(std::mt19937& random, size_t count, float deviation = 1.0f) {
-  std::normal_distribution<float> normal(0.0f, deviation);
-  std::vector<float> x(count);
-  for (float& v : x) v = normal(random);
-  return x;
-}
-
-// Any bytes are codes; scales of every size, a tenth of them zero.
-struct Page {
-  std::vector<std::byte> codes;
-  std::vector<uint16_t> scales;
-};
-Page RandomPage(std::mt19937& random, int bits, int head_dim, int tokens) {
-  Page page;
-  page.codes.resize(static_cast<size_t>(tokens / kTileTokens) * TileBytes(bits, head_dim));
-  for (std::byte& b : page.codes) b = static_cast<std::byte>(random() & 255);
-  page.scales.resize(RotationBlocks(head_dim).size() * static_cast<size_t>(tokens));
-  constexpr float kSizes[] = {0.0f, 6e-8f, 1e-3f, 0.1f, 0.5f, 1.0f, 1.0f, 3.0f, 40.0f, 6e4f};
-  for (uint16_t& s : page.scales) s = FloatToHalf(kSizes[random() % std::size(kSizes)]);
-  return page;
 }
 
 // The numbers of a page, [tokens][head_dim], by definition.
@@ -97,7 +65,7 @@ struct AlignedBytes {
 
 TEST(TileKernels, ScoresAreTheDotProductsWithinHalfAStepOfTheIntegers) {
   std::mt19937 random(1);
-  for (const Kernels* kernels : Targets()) {
+  for (const Kernels* kernels : AllKernels()) {
     for (const int bits : {2, 3, 4}) {
       const Codec& codec = FindCodec("turbo" + std::to_string(bits));
       for (const int head_dim : kHeadDims) {
@@ -140,7 +108,7 @@ TEST(TileKernels, ScoresAreTheDotProductsWithinHalfAStepOfTheIntegers) {
 
 TEST(TileKernels, AccumulateAddsWeightedValuesWithinHalfAStepOfTheIntegers) {
   std::mt19937 random(2);
-  for (const Kernels* kernels : Targets()) {
+  for (const Kernels* kernels : AllKernels()) {
     for (const int bits : {2, 3, 4}) {
       const Codec& codec = FindCodec("turbo" + std::to_string(bits));
       for (const int head_dim : kHeadDims) {
@@ -190,7 +158,7 @@ TEST(TileKernels, AccumulateAddsWeightedValuesWithinHalfAStepOfTheIntegers) {
 
 TEST(TileKernels, NotANumberInAQueryReachesItsLogitsOnly) {
   std::mt19937 random(3);
-  for (const Kernels* kernels : Targets()) {
+  for (const Kernels* kernels : AllKernels()) {
     for (const float bad : {std::numeric_limits<float>::quiet_NaN(), kInf}) {
       const Codec& codec = FindCodec("turbo4");
       const int head_dim = 64, rows = 3, tokens = 64;
@@ -290,7 +258,7 @@ void CheckRows(const Kernels& kernels, std::mt19937& random) {
 
 TEST(RowKernels, ExactAndDecodedRowsAreScoredAndAccumulatedToFloatRounding) {
   std::mt19937 random(4);
-  for (const Kernels* kernels : Targets()) {
+  for (const Kernels* kernels : AllKernels()) {
     CheckRows<uint16_t>(*kernels, random);
     CheckRows<float>(*kernels, random);
   }
@@ -298,7 +266,7 @@ TEST(RowKernels, ExactAndDecodedRowsAreScoredAndAccumulatedToFloatRounding) {
 
 TEST(RowKernels, BlocksOfGgmlDecodeAsTheirCodecDoes) {
   std::mt19937 random(5);
-  for (const Kernels* kernels : Targets()) {
+  for (const Kernels* kernels : AllKernels()) {
     for (const char* name : {"q8_0", "q4_0"}) {
       const Codec& codec = FindCodec(name);
       for (const int head_dim : {32, 64, 96, 128, 256}) {
@@ -322,7 +290,7 @@ TEST(RowKernels, BlocksOfGgmlDecodeAsTheirCodecDoes) {
 
 TEST(Softmax, LogitsAreScaledCappedAndMasked) {
   std::mt19937 random(6);
-  for (const Kernels* kernels : Targets()) {
+  for (const Kernels* kernels : AllKernels()) {
     for (int round = 0; round < 200; ++round) {
       const int count = 1 + static_cast<int>(random() % 150);
       const float scale = 0.125f, softcap = round % 2 == 0 ? 0.0f : 50.0f;
@@ -360,7 +328,7 @@ TEST(Softmax, LogitsAreScaledCappedAndMasked) {
 
 TEST(Softmax, ExponentialsAreWithinAMillionthAndHiddenCellsAreZero) {
   std::mt19937 random(7);
-  for (const Kernels* kernels : Targets()) {
+  for (const Kernels* kernels : AllKernels()) {
     std::vector<float> x;
     for (int i = 0; i <= 20000; ++i) x.push_back(-86.9f * static_cast<float>(i) / 20000.0f);
     x.push_back(-90.0f);
@@ -394,7 +362,7 @@ TEST(Softmax, ExponentialsAreWithinAMillionthAndHiddenCellsAreZero) {
 }
 
 TEST(Conversions, HalvesAreThoseOfUtilHalf) {
-  for (const Kernels* kernels : Targets()) {
+  for (const Kernels* kernels : AllKernels()) {
     std::vector<uint16_t> halves;
     for (int h = 0; h < 65536; ++h) {
       if ((h & 0x7c00) != 0x7c00 || (h & 0x3ff) == 0) halves.push_back(static_cast<uint16_t>(h));
@@ -423,128 +391,15 @@ TEST(Conversions, HalvesAreThoseOfUtilHalf) {
   }
 }
 
-// Rows of every kind: Gaussian, zeros, tiny, huge, one spike, constant.
-std::vector<float> UglyRows(std::mt19937& random, int count, int head_dim) {
-  auto rows = Gaussian(random, static_cast<size_t>(count * head_dim));
-  for (int r = 0; r < count; ++r) {
-    float* row = &rows[static_cast<size_t>(r * head_dim)];
-    constexpr float kSizes[] = {1.0f, 0.0f, 1e-7f, 1e-30f, 1e4f, 3e4f, 1.0f, 1.0f, 1e-3f};
-    const size_t kind = random() % std::size(kSizes);
-    for (int i = 0; i < head_dim; ++i) row[i] *= kSizes[kind];
-    if (kind == 6) std::fill_n(row, head_dim, 2.5f);
-    if (kind == 7) {
-      std::fill_n(row, head_dim, 0.0f);
-      row[random() % static_cast<size_t>(head_dim)] = -60000.0f;
-    }
-  }
-  return rows;
-}
-
-TEST(Encoding, EveryTargetWritesTheBytesOfTheScalarOne) {
-  std::mt19937 random(9);
-  for (const Kernels* kernels : Targets()) {
-    for (const int bits : {2, 3, 4}) {
-      const Codec& codec = FindCodec("turbo" + std::to_string(bits));
-      for (const int head_dim : kHeadDims) {
-        for (const ScaleRule rule : {ScaleRule::kMse, ScaleRule::kNorm, ScaleRule::kUnbiased}) {
-          for (const bool lanes_are_tokens : {true, false}) {
-            const int tokens = 64 << random() % 2;
-            const auto rows = UglyRows(random, tokens, head_dim);
-            const size_t bytes =
-                static_cast<size_t>(tokens / kTileTokens) * TileBytes(bits, head_dim);
-            const size_t num_scales = RotationBlocks(head_dim).size() * static_cast<size_t>(tokens);
-            Page expected{std::vector<std::byte>(bytes), std::vector<uint16_t>(num_scales)};
-            Page page{std::vector<std::byte>(bytes, std::byte{0xa5}),
-                      std::vector<uint16_t>(num_scales)};
-            ScalarKernels().encode_tiles(codec, rows.data(), tokens, head_dim, rule,
-                                         lanes_are_tokens, expected.codes.data(),
-                                         expected.scales.data());
-            kernels->encode_tiles(codec, rows.data(), tokens, head_dim, rule, lanes_are_tokens,
-                                  page.codes.data(), page.scales.data());
-            ASSERT_EQ(page.scales, expected.scales)
-                << kernels->target << " " << bits << " " << head_dim;
-            ASSERT_EQ(page.codes, expected.codes)
-                << kernels->target << " " << bits << " " << head_dim << " " << lanes_are_tokens;
-          }
-        }
-      }
-    }
-  }
-}
-
-TEST(Decoding, EveryTargetGivesTheBitsOfTheCodecItself) {
-  std::mt19937 random(12);
-  for (const Kernels* kernels : Targets()) {
-    for (const int bits : {2, 3, 4}) {
-      const Codec& codec = FindCodec("turbo" + std::to_string(bits));
-      for (const int head_dim : kHeadDims) {
-        for (const bool lanes_are_tokens : {true, false}) {
-          const int tokens = 64 << random() % 3;
-          const int count = static_cast<int>(random() % static_cast<unsigned>(tokens + 1));
-          SCOPED_TRACE(testing::Message() << kernels->target << " bits " << bits << " head_dim "
-                                          << head_dim << " rows " << count << " of " << tokens);
-          const Page page = RandomPage(random, bits, head_dim, tokens);
-          const auto width = static_cast<size_t>(head_dim);
-          std::vector<float> rows(static_cast<size_t>(count + 1) * width, 77.0f);
-          auto expected = rows;
-          kernels->decode_tiles(codec, page.codes.data(), page.scales.data(), tokens, head_dim,
-                                lanes_are_tokens, count, rows.data());
-          for (int t = 0; t < count; ++t) {
-            std::vector<std::byte> record(codec.record_bytes(head_dim));
-            std::vector<uint8_t> codes(width);
-            const size_t num_scales = RotationBlocks(head_dim).size();
-            for (size_t b = 0; b < num_scales; ++b) {
-              std::memcpy(&record[2 * b], &page.scales[b * tokens + t], 2);
-            }
-            for (int c = 0; c < head_dim; ++c) {
-              const CodeAddress at =
-                  AddressOf(lanes_are_tokens ? LaneOrder::kTokens : LaneOrder::kChannels, bits,
-                            head_dim, t, c);
-              codes[static_cast<size_t>(c)] = static_cast<uint8_t>(
-                  GetCode(reinterpret_cast<const uint8_t*>(page.codes.data()) + at.segment_offset,
-                          bits, at.lane_blocks, at.depth, at.lane, at.step));
-            }
-            PackCodes(codes.data(), head_dim, bits, &record[2 * num_scales]);
-            codec.decode(record.data(), head_dim, &expected[static_cast<size_t>(t) * width]);
-          }
-          ASSERT_EQ(std::memcmp(rows.data(), expected.data(), rows.size() * sizeof(float)), 0);
-        }
-      }
-    }
-  }
-}
-
-TEST(Rotation, EveryTargetRotatesToTheSameBitsAndBack) {
-  std::mt19937 random(10);
-  for (const Kernels* kernels : Targets()) {
-    for (int head_dim = kMinHeadDim; head_dim <= kMaxHeadDim; head_dim += 16) {
-      const int count = 5;
-      const int64_t stride = head_dim + 7;
-      const auto rows = UglyRows(random, count, static_cast<int>(stride));
-      auto expected = rows, rotated = rows;
-      for (int r = 0; r < count; ++r) Rotate(&expected[static_cast<size_t>(r * stride)], head_dim);
-      kernels->rotate(rotated.data(), stride, count, head_dim);
-      ASSERT_EQ(std::memcmp(rotated.data(), expected.data(), rows.size() * sizeof(float)), 0)
-          << kernels->target << " " << head_dim;
-      for (int r = 0; r < count; ++r) {
-        Unrotate(&expected[static_cast<size_t>(r * stride)], head_dim);
-      }
-      kernels->unrotate(rotated.data(), stride, count, head_dim);
-      ASSERT_EQ(std::memcmp(rotated.data(), expected.data(), rows.size() * sizeof(float)), 0)
-          << kernels->target << " " << head_dim;
-    }
-  }
-}
-
 TEST(Dispatch, UnknownTargetsAreRefusedByName) {
-  EXPECT_EQ(KernelsOf("sse9"), nullptr);
-  ASSERT_NE(KernelsOf("scalar"), nullptr);
-  EXPECT_STREQ(KernelsOf("scalar")->target, "scalar");
+  EXPECT_THROW(TargetNamed("sse9"), Error);
+  EXPECT_STREQ(TargetNamed("scalar").name, "scalar");
+  EXPECT_STREQ(Targets().back().name, "scalar");
   EXPECT_EXIT(
       {
         setenv("POLARQUANT_ISA", "sse9", 1);
         try {
-          ActiveKernels();
+          DefaultTarget();
         } catch (const Error& error) {
           const std::string message = error.what();
           const bool clear = error.code() == ErrorCode::kParameter &&
@@ -558,7 +413,7 @@ TEST(Dispatch, UnknownTargetsAreRefusedByName) {
   EXPECT_EXIT(
       {
         setenv("POLARQUANT_ISA", "scalar", 1);
-        std::exit(std::string(ActiveKernels().target) == "scalar" ? 7 : 1);
+        std::exit(std::string(DefaultTarget().name) == "scalar" ? 7 : 1);
       },
       testing::ExitedWithCode(7), "");
 }

@@ -109,28 +109,66 @@ void AccumulateTiles(const Codec& codec, const float* weights, int64_t stride, i
   }
 }
 
-// Row by row with the codec's own encoder.
-void EncodeTiles(const Codec& codec, const float* rows, int tokens, int head_dim, ScaleRule rule,
-                 bool lanes_are_tokens, std::byte* codes, uint16_t* scales) {
+void PrepareRows(const float* rows, int count, int head_dim, const float* mean,
+                 const float* balance, float* prepared) {
+  for (int r = 0; r < count; ++r, rows += head_dim, prepared += head_dim) {
+    for (int i = 0; i < head_dim; ++i) {
+      const float centred = Sanitise(rows[i]) - (mean != nullptr ? mean[i] : 0.0f);
+      prepared[i] = balance != nullptr ? centred * balance[i] : centred;
+    }
+  }
+}
+
+void WriteRecords(const Codec& codec, const std::byte* records, size_t stride, int first, int count,
+                  int tokens, int head_dim, bool lanes_are_tokens, std::byte* codes,
+                  uint16_t* scales) {
   const int bits = codec.info.code_bits;
   const int num_scales = codec.scales_per_row(head_dim);
   const LaneOrder order = lanes_are_tokens ? LaneOrder::kTokens : LaneOrder::kChannels;
   uint8_t* bytes = reinterpret_cast<uint8_t*>(codes);
-  std::byte record[kMaxHeadDim * 2];
-  uint8_t row_codes[kMaxHeadDim];
-  std::fill_n(bytes, static_cast<size_t>(tokens / kTileTokens) * TileBytes(bits, head_dim),
-              uint8_t{0});
-  for (int t = 0; t < tokens; ++t) {
-    codec.encode(rows + static_cast<int64_t>(t) * head_dim, head_dim, rule, record);
+  uint8_t row[kMaxHeadDim];
+  for (int t = first; t < first + count; ++t, records += stride) {
     for (int s = 0; s < num_scales; ++s) {
-      std::memcpy(&scales[s * tokens + t], record + s * 2, sizeof(uint16_t));
+      std::memcpy(&scales[s * tokens + t], records + s * 2, sizeof(uint16_t));
     }
-    UnpackCodes(record + num_scales * 2, head_dim, bits, row_codes);
+    UnpackCodes(records + num_scales * 2, head_dim, bits, row);
     for (int c = 0; c < head_dim; ++c) {
       const CodeAddress at = AddressOf(order, bits, head_dim, t, c);
-      PutCode(bytes + at.segment_offset, bits, at.lane_blocks, at.depth, at.lane, at.step,
-              row_codes[c]);
+      PutCode(bytes + at.segment_offset, bits, at.lane_blocks, at.depth, at.lane, at.step, row[c]);
     }
+  }
+}
+
+void ReadRecords(const Codec& codec, const std::byte* codes, const uint16_t* scales, int tokens,
+                 int head_dim, bool lanes_are_tokens, int first, int count, std::byte* records,
+                 size_t stride) {
+  const int bits = codec.info.code_bits;
+  const int num_scales = codec.scales_per_row(head_dim);
+  const LaneOrder order = lanes_are_tokens ? LaneOrder::kTokens : LaneOrder::kChannels;
+  const uint8_t* bytes = reinterpret_cast<const uint8_t*>(codes);
+  uint8_t row[kMaxHeadDim];
+  for (int t = first; t < first + count; ++t, records += stride) {
+    for (int s = 0; s < num_scales; ++s) {
+      std::memcpy(records + s * 2, &scales[s * tokens + t], sizeof(uint16_t));
+    }
+    for (int c = 0; c < head_dim; ++c) {
+      const CodeAddress at = AddressOf(order, bits, head_dim, t, c);
+      row[c] = static_cast<uint8_t>(
+          GetCode(bytes + at.segment_offset, bits, at.lane_blocks, at.depth, at.lane, at.step));
+    }
+    PackCodes(row, head_dim, bits, records + num_scales * 2);
+  }
+}
+
+// Row by row with the codec's own encoder.
+void EncodeRows(const Codec& codec, const float* rows, int first, int count, int tokens,
+                int head_dim, ScaleRule rule, bool lanes_are_tokens, std::byte* codes,
+                uint16_t* scales) {
+  std::byte record[kMaxHeadDim * 2];
+  for (int t = first; t < first + count; ++t, rows += head_dim) {
+    codec.encode(rows, head_dim, rule, record);
+    WriteRecords(codec, record, sizeof record, t, 1, tokens, head_dim, lanes_are_tokens, codes,
+                 scales);
   }
 }
 
@@ -235,7 +273,10 @@ constexpr Kernels kTable = {
     .scale_row = &ScaleRow,
     .rotate = &RotateRows,
     .unrotate = &UnrotateRows,
-    .encode_tiles = &EncodeTiles,
+    .prepare_rows = &PrepareRows,
+    .encode_rows = &EncodeRows,
+    .read_records = &ReadRecords,
+    .write_records = &WriteRecords,
     .decode_tiles = &DecodeTiles,
     .half_to_float = &HalvesToFloats,
     .float_to_half = &FloatsToHalves,

@@ -18,9 +18,8 @@ constexpr size_t MeanBytes(int head_dim) {
   return static_cast<size_t>(head_dim) + sizeof(uint16_t);
 }
 
-// The plain mean of `rows` [count][head_dim], finite values, leaving out the rows marked in
-// `outside` (row r: word r/64, bit r%64; may be null). Zeros if no row is left. Rows are added in
-// order.
+// The plain mean of `rows` [count][head_dim], sanitised, leaving out the rows marked in `outside`
+// (row r: word r/64, bit r%64; may be null). Zeros if no row is left. Rows are added in order.
 inline void MeanOfRows(const float* rows, int count, int head_dim, const uint64_t* outside,
                        float* mean) {
   for (int i = 0; i < head_dim; ++i) mean[i] = 0.0f;
@@ -28,7 +27,7 @@ inline void MeanOfRows(const float* rows, int count, int head_dim, const uint64_
   for (int r = 0; r < count; ++r) {
     if (outside != nullptr && ((outside[r / 64] >> (r % 64)) & 1) != 0) continue;
     const float* row = rows + static_cast<int64_t>(r) * head_dim;
-    for (int i = 0; i < head_dim; ++i) mean[i] += row[i];
+    for (int i = 0; i < head_dim; ++i) mean[i] += Sanitise(row[i]);
     ++included;
   }
   if (included == 0) return;

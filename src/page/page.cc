@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Stages 1 to 5 in one place, for any codec: sanitise, normalise, rotate, quantise, pack, page. And
 // back. A page is its codes (records one after another, or tiles), then the scales of tile codecs,
-// then the header; what is left of the last 64 bytes is zero. Whole pages go through the kernels of
-// the CPU, single rows through the codec itself: the bytes are the same.
+// then the header; what is left of the last 64 bytes is zero. Rows are prepared a few at a time, in
+// a scratch that fits the stack of any thread. Those of tile codecs go through the kernels of the
+// CPU, the others through the codec itself.
 #include "polarquant/page.h"
 
 #include <algorithm>
@@ -12,8 +13,6 @@
 #include <vector>
 
 #include "codecs/codec.h"
-#include "codecs/pack.h"
-#include "format/tile_layout.h"
 #include "kernels/kernels.h"
 #include "math/normalise.h"
 #include "math/rotation.h"
@@ -25,6 +24,7 @@ namespace {
 
 constexpr size_t kPageAlignment = 64;           // of pages and their sizes: a vector, a cache line
 constexpr size_t kMaxTileRecord = kMaxHeadDim;  // at most 4 bits a value and a scale per 16
+constexpr int kScratchFloats = 4096;            // prepared rows: at least four, 64 of 64 channels
 
 size_t RoundedUp(size_t bytes) {
   return (bytes + kPageAlignment - 1) / kPageAlignment * kPageAlignment;
@@ -82,13 +82,13 @@ struct PageFormat::Impl {
   std::vector<float> balance, inverse_balance;
   std::vector<float> dense, dense_inverse;
 
-  Impl(const Scheme& s, Role r, int d, int tokens, const KeyMap& map)
+  Impl(const Scheme& s, Role r, int d, int tokens, const KeyMap& map, const Target& target)
       : scheme(Checked(s)),
         role(r),
         head_dim(d),
         page_tokens(tokens),
         codec(FindCodec(s.codec)),
-        kernels(ActiveKernels()),
+        kernels(*target.kernels),
         coder(CheckedCoder(scheme, r, d, tokens)),
         record_bytes(coder->record_bytes()),
         num_scales(tiled() ? codec.scales_per_row(d) : 0),
@@ -115,12 +115,6 @@ struct PageFormat::Impl {
   bool tiled() const { return codec.layout == PageLayout::kTiles; }
   bool centred() const { return scheme.normalisation.center; }
   int bits() const { return codec.info.code_bits; }
-  LaneOrder lane_order() const {
-    return role == Role::kKey ? LaneOrder::kTokens : LaneOrder::kChannels;
-  }
-  std::byte* ScaleAt(std::byte* page, int block, int index) const {
-    return page + codes_bytes + static_cast<size_t>(block * page_tokens + index) * sizeof(uint16_t);
-  }
 
   size_t HeaderOffset(int index) const {
     return header_offset + static_cast<size_t>(index / group_tokens) * header_bytes;
@@ -137,14 +131,38 @@ struct PageFormat::Impl {
     return page + static_cast<size_t>(index) * record_bytes;
   }
 
-  void EncodeRotated(std::byte* page, int index, const float* row_rot) const {
-    if (!tiled()) {
-      coder->Encode(StatisticsOf(page, index), row_rot, RecordAt(page, index));
+  bool lanes_are_tokens() const { return role == Role::kKey; }
+  uint16_t* ScalesOf(std::byte* page) const {
+    return reinterpret_cast<uint16_t*>(page + codes_bytes);
+  }
+  const uint16_t* ScalesOf(const std::byte* page) const {
+    return reinterpret_cast<const uint16_t*>(page + codes_bytes);
+  }
+
+  void CheckCount(int64_t count) const { CheckWithin("count", count, page_tokens); }
+  void CheckIndex(int64_t index) const { CheckWithin("index", index, page_tokens - 1); }
+  void CheckRows(int64_t first, int64_t count) const {
+    CheckWithin("first", first, page_tokens);
+    CheckWithin("count", count, page_tokens - first);
+  }
+
+  // Calls visit(first, count) for runs of rows that the scratch holds, from `begin` to `end`.
+  template <typename Visit>
+  void VisitRuns(int begin, int end, const Visit& visit) const {
+    const int most = kScratchFloats / head_dim;
+    for (int first = begin; first < end; first += most) visit(first, std::min(most, end - first));
+  }
+
+  // Rows that are prepared and rotated, [count][head_dim], to the page; and back.
+  void EncodeRotated(std::byte* page, int first, int count, const float* rows_rot) const {
+    if (tiled()) {
+      kernels.encode_rows(codec, rows_rot, first, count, page_tokens, head_dim, scheme.scale_rule,
+                          lanes_are_tokens(), page, ScalesOf(page));
       return;
     }
-    std::byte record[kMaxTileRecord];
-    coder->Encode(StatisticsOf(page, index), row_rot, record);
-    Scatter(page, index, record);
+    for (int r = first; r < first + count; ++r, rows_rot += head_dim) {
+      coder->Encode(StatisticsOf(page, r), rows_rot, RecordAt(page, r));
+    }
   }
 
   void DecodeRotated(const std::byte* page, int index, float* row_rot) const {
@@ -153,15 +171,40 @@ struct PageFormat::Impl {
       return;
     }
     std::byte record[kMaxTileRecord];
-    Gather(page, index, record);
+    ReadRecords(page, index, 1, record, record_bytes);
     coder->Decode(StatisticsOf(page, index), record, row_rot);
   }
 
-  // Stages 1 and 2 once the mean is gone, and back, `count` rows in place.
-  void Map(float* rows, int count) const {
-    MultiplyRows(balance, rows, count);
-    TransformRows(dense, Transposed::kNo, rows, count);
-    if (scheme.rotate) kernels.rotate(rows, head_dim, count, head_dim);
+  // Records to and from the places a page keeps its parts at.
+  void ReadRecords(const std::byte* page, int first, int count, std::byte* records,
+                   size_t stride) const {
+    if (tiled()) {
+      kernels.read_records(codec, page, ScalesOf(page), page_tokens, head_dim, lanes_are_tokens(),
+                           first, count, records, stride);
+      return;
+    }
+    for (int r = first; r < first + count; ++r, records += stride) {
+      std::memcpy(records, RecordAt(page, r), record_bytes);
+    }
+  }
+  void WriteRecords(std::byte* page, int first, int count, const std::byte* records,
+                    size_t stride) const {
+    if (tiled()) {
+      kernels.write_records(codec, records, stride, first, count, page_tokens, head_dim,
+                            lanes_are_tokens(), page, ScalesOf(page));
+      return;
+    }
+    for (int r = first; r < first + count; ++r, records += stride) {
+      std::memcpy(RecordAt(page, r), records, record_bytes);
+    }
+  }
+
+  // Stages 1 and 2 of `count` rows, and back in place. `mean` may be null.
+  void Prepare(const float* rows, int count, const float* mean, float* prepared) const {
+    const float* factors = scheme.normalisation.balance ? balance.data() : nullptr;
+    kernels.prepare_rows(rows, count, head_dim, mean, factors, prepared);
+    TransformRows(dense, Transposed::kNo, prepared, count);
+    if (scheme.rotate) kernels.rotate(prepared, head_dim, count, head_dim);
   }
   void Unmap(float* rows, int count) const {
     if (scheme.rotate) kernels.unrotate(rows, head_dim, count, head_dim);
@@ -170,10 +213,14 @@ struct PageFormat::Impl {
   }
   void MultiplyRows(const std::vector<float>& factors, float* rows, int count) const {
     if (!scheme.normalisation.balance) return;
-    CheckMap("balance scales", factors.size(), static_cast<size_t>(head_dim));
+    CheckBalance(factors);
     for (int r = 0; r < count; ++r, rows += head_dim) {
       for (int i = 0; i < head_dim; ++i) rows[i] *= factors[static_cast<size_t>(i)];
     }
+  }
+  void CheckBalance(const std::vector<float>& factors) const {
+    if (!scheme.normalisation.balance) return;
+    CheckMap("balance scales", factors.size(), static_cast<size_t>(head_dim));
   }
 
   // The coder's statistics of each group: of its prepared rows [count][head_dim], without those
@@ -222,60 +269,18 @@ struct PageFormat::Impl {
                                            " were given; take them from the model's profile");
   }
 
-  // Every row of a page, prepared and rotated: [page_tokens][head_dim].
-  void EncodeAll(std::byte* page, const float* rows_rot) const {
-    if (tiled() && kernels.encode_tiles != nullptr) {
-      kernels.encode_tiles(codec, rows_rot, page_tokens, head_dim, scheme.scale_rule,
-                           lane_order() == LaneOrder::kTokens, page,
-                           reinterpret_cast<uint16_t*>(page + codes_bytes));
-      return;
-    }
-    for (int r = 0; r < page_tokens; ++r) {
-      EncodeRotated(page, r, rows_rot + static_cast<int64_t>(r) * head_dim);
-    }
-  }
-
-  // A record to and from the places a page keeps its parts at.
-  void Scatter(std::byte* page, int index, const std::byte* record) const {
-    if (!tiled()) {
-      std::memcpy(RecordAt(page, index), record, record_bytes);
-      return;
-    }
-    for (int block = 0; block < num_scales; ++block, record += sizeof(uint16_t)) {
-      std::memcpy(ScaleAt(page, block, index), record, sizeof(uint16_t));
-    }
-    uint8_t codes[kMaxHeadDim];
-    UnpackCodes(record, head_dim, bits(), codes);
-    uint8_t* bytes = reinterpret_cast<uint8_t*>(page);
-    for (int channel = 0; channel < head_dim; ++channel) {
-      const CodeAddress at = AddressOf(lane_order(), bits(), head_dim, index, channel);
-      PutCode(bytes + at.segment_offset, bits(), at.lane_blocks, at.depth, at.lane, at.step,
-              codes[channel]);
-    }
-  }
-
-  void Gather(const std::byte* page, int index, std::byte* record) const {
-    if (!tiled()) {
-      std::memcpy(record, RecordAt(page, index), record_bytes);
-      return;
-    }
-    for (int block = 0; block < num_scales; ++block, record += sizeof(uint16_t)) {
-      std::memcpy(record, ScaleAt(const_cast<std::byte*>(page), block, index), sizeof(uint16_t));
-    }
-    uint8_t codes[kMaxHeadDim];
-    const uint8_t* bytes = reinterpret_cast<const uint8_t*>(page);
-    for (int channel = 0; channel < head_dim; ++channel) {
-      const CodeAddress at = AddressOf(lane_order(), bits(), head_dim, index, channel);
-      codes[channel] = static_cast<uint8_t>(
-          GetCode(bytes + at.segment_offset, bits(), at.lane_blocks, at.depth, at.lane, at.step));
-    }
-    PackCodes(codes, head_dim, bits(), record);
+ private:
+  void CheckWithin(const char* what, int64_t value, int64_t most) const {
+    if (value >= 0 && value <= most) return;
+    throw Error(ErrorCode::kParameter, std::string(what) + " " + std::to_string(value) +
+                                           " is outside 0.." + std::to_string(most) +
+                                           ": pages have " + std::to_string(page_tokens) + " rows");
   }
 };
 
 PageFormat::PageFormat(const Scheme& scheme, Role role, int head_dim, int page_tokens,
-                       const KeyMap& map)
-    : impl_(std::make_unique<Impl>(scheme, role, head_dim, page_tokens, map)) {}
+                       const KeyMap& map, const Target& target)
+    : impl_(std::make_unique<Impl>(scheme, role, head_dim, page_tokens, map, target)) {}
 PageFormat::~PageFormat() = default;
 PageFormat::PageFormat(PageFormat&&) noexcept = default;
 PageFormat& PageFormat::operator=(PageFormat&&) noexcept = default;
@@ -304,23 +309,45 @@ double PageFormat::bits_per_value() const {
 void PageFormat::EncodePage(const float* rows, int count, std::byte* page,
                             const uint64_t* outside) const {
   const Impl& f = *impl_;
-  const int64_t num_values = static_cast<int64_t>(count) * f.head_dim;
-  std::vector<float> prepared(static_cast<size_t>(f.page_tokens) * static_cast<size_t>(f.head_dim));
-  for (int64_t i = 0; i < num_values; ++i) prepared[static_cast<size_t>(i)] = Sanitise(rows[i]);
+  f.CheckCount(count);
+  f.CheckBalance(f.balance);
   std::memset(page + f.header_offset, 0, f.page_bytes - f.header_offset);
+  const auto dim = static_cast<size_t>(f.head_dim);
+  const auto row_at = [&](int r) { return rows + static_cast<size_t>(r) * dim; };
+  float mean[kMaxHeadDim], scratch[kScratchFloats];
   if (f.centred()) {
-    float mean[kMaxHeadDim];
-    MeanOfRows(prepared.data(), count, f.head_dim, outside, mean);
+    MeanOfRows(rows, count, f.head_dim, outside, mean);
     StoreMean(mean, f.head_dim, page + f.header_offset);
     LoadMean(page + f.header_offset, f.head_dim, mean);
-    for (int r = 0; r < count; ++r) {
-      float* row = prepared.data() + static_cast<int64_t>(r) * f.head_dim;
-      for (int i = 0; i < f.head_dim; ++i) row[i] -= mean[i];
-    }
   }
-  f.Map(prepared.data(), count);
-  f.LearnAll(page, prepared.data(), count, outside);
-  f.EncodeAll(page, prepared.data());
+  const float* subtracted = f.centred() ? mean : nullptr;
+  if (f.coder->header_bytes() > 0) {  // learns from all rows before it encodes one
+    std::vector<float> prepared(static_cast<size_t>(count) * dim);
+    f.Prepare(rows, count, subtracted, prepared.data());
+    f.LearnAll(page, prepared.data(), count, outside);
+    f.EncodeRotated(page, 0, count, prepared.data());
+  } else {
+    f.VisitRuns(0, count, [&](int first, int run) {
+      f.Prepare(row_at(first), run, subtracted, scratch);
+      f.EncodeRotated(page, first, run, scratch);
+    });
+  }
+  if (count == f.page_tokens) return;
+  std::fill_n(scratch, kScratchFloats, 0.0f);
+  f.VisitRuns(count, f.page_tokens,
+              [&](int first, int run) { f.EncodeRotated(page, first, run, scratch); });
+}
+
+void PageFormat::EncodeRows(std::byte* page, int first, int count, const float* rows) const {
+  const Impl& f = *impl_;
+  f.CheckRows(first, count);
+  f.CheckBalance(f.balance);
+  float mean[kMaxHeadDim], scratch[kScratchFloats];
+  const float* subtracted = Mean(page, mean) ? mean : nullptr;
+  f.VisitRuns(first, first + count, [&](int at, int run) {
+    f.Prepare(rows + static_cast<int64_t>(at - first) * f.head_dim, run, subtracted, scratch);
+    f.EncodeRotated(page, at, run, scratch);
+  });
 }
 
 void PageFormat::DecodePage(const std::byte* page, int count, float* rows) const {
@@ -337,26 +364,23 @@ void PageFormat::DecodePage(const std::byte* page, int count, float* rows) const
 }
 
 void PageFormat::EncodeRow(std::byte* page, int index, const float* row) const {
-  const Impl& f = *impl_;
-  float mean[kMaxHeadDim] = {}, prepared[kMaxHeadDim];
-  Mean(page, mean);
-  for (int i = 0; i < f.head_dim; ++i) prepared[i] = Sanitise(row[i]) - mean[i];
-  f.Map(prepared, 1);
-  f.EncodeRotated(page, index, prepared);
+  impl_->CheckIndex(index);
+  EncodeRows(page, index, 1, row);
 }
 
 void PageFormat::LearnGroup(std::byte* page, int index, const float* rows, int count) const {
   const Impl& f = *impl_;
-  std::vector<float> prepared;
-  for (int64_t i = 0; i < static_cast<int64_t>(count) * f.head_dim; ++i) {
-    prepared.push_back(Sanitise(rows[i]));
-  }
-  f.Map(prepared.data(), count);
+  f.CheckIndex(index);
+  f.CheckCount(count);
+  f.CheckBalance(f.balance);
+  std::vector<float> prepared(static_cast<size_t>(count) * static_cast<size_t>(f.head_dim));
+  f.Prepare(rows, count, nullptr, prepared.data());
   f.coder->Learn(prepared.data(), count, page + f.HeaderOffset(index) + f.mean_bytes);
 }
 
 void PageFormat::DecodeRow(const std::byte* page, int index, float* row) const {
   const Impl& f = *impl_;
+  f.CheckIndex(index);
   float mean[kMaxHeadDim];
   f.DecodeRotated(page, index, row);
   f.Unmap(row, 1);
@@ -365,27 +389,43 @@ void PageFormat::DecodeRow(const std::byte* page, int index, float* row) const {
 }
 
 void PageFormat::ReadRecord(const std::byte* page, int index, std::byte* record) const {
-  impl_->Gather(page, index, record);
+  impl_->CheckIndex(index);
+  impl_->ReadRecords(page, index, 1, record, impl_->record_bytes);
 }
 
 void PageFormat::WriteRecord(std::byte* page, int index, const std::byte* record) const {
-  impl_->Scatter(page, index, record);
+  impl_->CheckIndex(index);
+  impl_->WriteRecords(page, index, 1, record, impl_->record_bytes);
+}
+
+void PageFormat::ReadRecords(const std::byte* page, int first, int count, std::byte* records,
+                             size_t stride) const {
+  impl_->CheckRows(first, count);
+  impl_->ReadRecords(page, first, count, records, stride);
+}
+
+void PageFormat::WriteRecords(std::byte* page, int first, int count, const std::byte* records,
+                              size_t stride) const {
+  impl_->CheckRows(first, count);
+  impl_->WriteRecords(page, first, count, records, stride);
 }
 
 std::span<const std::byte> PageFormat::Header(const std::byte* page, int index) const {
+  impl_->CheckIndex(index);
   return {page + impl_->HeaderOffset(index), impl_->header_bytes};
 }
 
 std::span<std::byte> PageFormat::Header(std::byte* page, int index) const {
+  impl_->CheckIndex(index);
   return {page + impl_->HeaderOffset(index), impl_->header_bytes};
 }
 
 void PageFormat::DecodeCodes(const std::byte* page, int count, float* rows_rot) const {
   const Impl& f = *impl_;
+  f.CheckCount(count);
   if (f.tiled()) {
-    f.kernels.decode_tiles(f.codec, page, reinterpret_cast<const uint16_t*>(page + f.codes_bytes),
-                           f.page_tokens, f.head_dim, f.lane_order() == LaneOrder::kTokens, count,
-                           rows_rot);
+    f.kernels.decode_tiles(f.codec, page, f.ScalesOf(page), f.page_tokens, f.head_dim,
+                           f.lanes_are_tokens(), count, rows_rot);
     return;
   }
   for (int r = 0; r < count; ++r) {
@@ -400,7 +440,8 @@ bool PageFormat::Mean(const std::byte* page, float* mean) const {
 
 // <q, k> = <A^-T q, A k>.
 void PageFormat::MapQueries(float* queries, int count) const {
-  impl_->MultiplyRows(impl_->inverse_balance, queries, count);
+  if (!impl_->inverse_balance.empty()) impl_->MultiplyRows(impl_->inverse_balance, queries, count);
+  if (impl_->dense_inverse.empty()) return;
   impl_->TransformRows(impl_->dense_inverse, Transposed::kYes, queries, count);
 }
 

@@ -1,17 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stage 1/7 normalise, prepared: from observed moments to balance scales and rotating centres.
-//
-// The mean of a pair. As complex numbers let k_t be keys, e_t = exp(i t w) the turns, m the mean
-// before RoPE. A page of N rows also loses its own mean, so what is left of it is
-//
-//   sum |k - m e|^2 - |sum k - m sum e|^2 / N
-//
-// a quadratic in m with its minimum at m = W / M, where over all pages
-//
-//   W = sum ( sum k conj(e) - (sum k) conj(sum e) / N ),   M = sum ( N - |sum e|^2 / N )
-//
-// and the minimum is lower than without m by |W|^2 / M. Pairs too slow to turn within a page have
-// M near 0: the page's mean holds their constant already.
+// Stage 1/7 normalise, prepared: from observed moments to balance scales and centres.
 #include "polarquant/model_profile.h"
 
 #include <algorithm>
@@ -19,6 +7,7 @@
 #include <complex>
 #include <string>
 
+#include "math/stepped_centre.h"
 #include "polarquant/error.h"
 
 namespace polarquant {
@@ -26,9 +15,8 @@ namespace {
 
 using Complex = std::complex<double>;
 
-constexpr double kWidest = 64.0;           // of a scale against the head's median
-constexpr double kTurnsEnough = 0.02;      // of M against N
-constexpr double kWorthSubtracting = 0.1;  // of the pair's variance
+constexpr double kWidest = 64.0;         // of a scale against the head's median
+constexpr double kLeastVariance = 1e-6;  // of the moment: what a centre leaves at least
 
 double Square(double x) { return x * x; }
 
@@ -107,15 +95,39 @@ std::vector<float> BalanceScale(const Rope& rope, const float* query_moment,
   return result;
 }
 
+std::vector<float> LayerProfile::Variance(const Normalisation& normalisation,
+                                          const Rope& turns) const {
+  if (normalisation.center) return key_variance;
+  std::vector<float> variance = key_moment;
+  if (normalisation.step == 0) return variance;
+  const auto without = [&](size_t i, size_t j, double share) {  // of a pair, or of one channel
+    const double moment = static_cast<double>(key_moment[i]) + static_cast<double>(key_moment[j]);
+    const double centre = Square(share) * (Square(static_cast<double>(mean[i])) +
+                                           Square(static_cast<double>(mean[j])));
+    const double left = std::max(moment - centre, kLeastVariance * moment);
+    variance[i] = variance[j] = static_cast<float>(0.5 * left);
+  };
+  const auto dim = static_cast<size_t>(head_dim);
+  for (size_t first = 0; first < key_moment.size(); first += dim) {
+    for (size_t p = 0; p < turns.frequencies.size(); ++p) {
+      const auto [a, b] = turns.Pair(static_cast<int>(p));
+      without(first + static_cast<size_t>(a), first + static_cast<size_t>(b),
+              StepShare(turns.frequencies[p], normalisation.step));
+    }
+    for (size_t i = static_cast<size_t>(turns.dims); i < dim; ++i) without(first + i, first + i, 1);
+  }
+  return variance;
+}
+
 double LayerProfile::GainDb(int kv_head, const Normalisation& normalisation) const {
   const auto first = static_cast<size_t>(kv_head) * static_cast<size_t>(head_dim);
-  const std::vector<float>& noise = normalisation.rope     ? turned_variance
-                                    : normalisation.center ? key_variance
-                                                           : key_moment;
-  const std::vector<float>& scales = normalisation.rope ? balance_turned : balance;
+  const std::vector<float> noise = Variance(normalisation, rope);
+  const std::vector<float> scales =
+      BalanceScale(rope, &query_moment[first], &noise[first], head_dim);
   double query_sum = 0, plain_sum = 0, mapped_queries = 0, mapped_keys = 0;
   for (size_t i = first; i < first + static_cast<size_t>(head_dim); ++i) {
-    const double square = normalisation.balance ? Square(static_cast<double>(scales[i])) : 1.0;
+    const double scale = static_cast<double>(scales[i - first]);
+    const double square = normalisation.balance ? Square(scale) : 1.0;
     query_sum += static_cast<double>(query_moment[i]);
     plain_sum += static_cast<double>(key_moment[i]);
     mapped_queries += static_cast<double>(query_moment[i]) / square;
@@ -125,9 +137,24 @@ double LayerProfile::GainDb(int kv_head, const Normalisation& normalisation) con
   return before > 0 && after > 0 ? 10.0 * std::log10(before / after) : 0.0;
 }
 
-KeyProfile LayerProfile::KeysFor(const Normalisation& normalisation) const {
-  return {normalisation.rope ? balance_turned : balance, mean, rope, dense,
-          normalisation.dense ? InverseMaps(dense, head_dim) : std::vector<float>()};
+KeyProfile LayerProfile::KeysFor(const Normalisation& normalisation, const Rope& turns) const {
+  if (normalisation.step != 0 && turns.frequencies.size() != static_cast<size_t>(turns.dims) / 2) {
+    throw Error(ErrorCode::kParameter, "layer " + std::to_string(layer) +
+                                           ": center=step needs the frequencies of RoPE, " +
+                                           std::to_string(turns.dims / 2) + " of them, and " +
+                                           std::to_string(turns.frequencies.size()) +
+                                           " are known; use balance:center in its place");
+  }
+  KeyProfile keys{balance, mean, turns, dense,
+                  normalisation.dense ? InverseMaps(dense, head_dim) : std::vector<float>()};
+  if (normalisation.center) return keys;
+  const std::vector<float> variance = Variance(normalisation, turns);
+  keys.balance.clear();
+  for (size_t first = 0; first < variance.size(); first += static_cast<size_t>(head_dim)) {
+    const auto scales = BalanceScale(turns, &query_moment[first], &variance[first], head_dim);
+    keys.balance.insert(keys.balance.end(), scales.begin(), scales.end());
+  }
+  return keys;
 }
 
 const LayerProfile* ModelProfile::Find(int layer) const {
@@ -145,7 +172,7 @@ KeyObserver::KeyObserver(int layer, int num_kv_heads, int head_dim, Rope rope, b
   queries_.resize(values);
   keys_.resize(values);
   within_.resize(values);
-  turned_.resize(static_cast<size_t>(num_kv_heads) * rope_.frequencies.size());
+  means_.resize(values);
   if (!dense) return;
   query_products_.resize(values * static_cast<size_t>(head_dim));
   key_products_.resize(values * static_cast<size_t>(head_dim));
@@ -193,28 +220,24 @@ void KeyObserver::AddPage(const float* rows, int count, int64_t stride, const in
       }
     }
   }
+  for (size_t i = 0; i < sums.size(); ++i) {
+    if (static_cast<int>(i) % head_dim_ >= rope_.dims) means_[i] += sums[i];
+  }
   std::vector<Complex> turns(static_cast<size_t>(count));
   for (size_t p = 0; p < rope_.frequencies.size(); ++p) {
-    Complex turn_sum = 0;
     for (int r = 0; r < count; ++r) {
-      turns[static_cast<size_t>(r)] = std::polar(1.0, rope_.frequencies[p] * positions[r]);
-      turn_sum += turns[static_cast<size_t>(r)];
+      turns[static_cast<size_t>(r)] = std::polar(1.0, -rope_.frequencies[p] * positions[r]);
     }
     const auto [a, b] = rope_.Pair(static_cast<int>(p));
     for (int head = 0; head < num_kv_heads_; ++head) {
       const int first = head * head_dim_;
       Complex unturned = 0;
       for (int r = 0; r < count; ++r) {
-        unturned +=
-            Complex(at(r, first + a), at(r, first + b)) * std::conj(turns[static_cast<size_t>(r)]);
+        unturned += Complex(at(r, first + a), at(r, first + b)) * turns[static_cast<size_t>(r)];
       }
-      const double* head_sums = sums.data() + first;
-      const Complex key_sum(head_sums[a], head_sums[b]);
-      const Complex w = unturned - key_sum * std::conj(turn_sum) * share;
-      Turned& turned = turned_[static_cast<size_t>(head) * rope_.frequencies.size() + p];
-      turned.w_re += w.real();
-      turned.w_im += w.imag();
-      turned.weight += count - std::norm(turn_sum) * share;
+      double* means = means_.data() + first;
+      means[a] += unturned.real();
+      means[b] += unturned.imag();
     }
   }
 }
@@ -231,41 +254,22 @@ LayerProfile KeyObserver::Finish(int64_t fewest_rows) const {
   profile.layer = layer_;
   profile.num_kv_heads = num_kv_heads_;
   profile.head_dim = head_dim_;
-  profile.rope = {rope_.pairing, rope_.dims, {}};
-  const double key_share = 1.0 / static_cast<double>(num_keys_);
+  profile.rope = rope_;
+  profile.rope.magnitude = 1.0;
+  const double keys = static_cast<double>(num_keys_), queries = static_cast<double>(num_queries_);
   for (size_t i = 0; i < keys_.size(); ++i) {
-    profile.query_moment.push_back(
-        static_cast<float>(queries_[i] / static_cast<double>(num_queries_)));
-    profile.key_moment.push_back(static_cast<float>(keys_[i] * key_share));
-    profile.key_variance.push_back(static_cast<float>(within_[i] * key_share));
-  }
-  profile.turned_variance = profile.key_variance;
-  profile.mean.assign(keys_.size(), 0.0f);
-  for (size_t t = 0; t < turned_.size(); ++t) {
-    const Turned& turned = turned_[t];
-    const size_t pairs = rope_.frequencies.size();
-    const auto [a, b] = rope_.Pair(static_cast<int>(t % pairs));
-    const size_t first = t / pairs * static_cast<size_t>(head_dim_);
-    const size_t i = first + static_cast<size_t>(a), j = first + static_cast<size_t>(b);
-    if (turned.weight < kTurnsEnough * static_cast<double>(num_keys_)) continue;
-    const double saved = (Square(turned.w_re) + Square(turned.w_im)) / turned.weight;
-    const double variance = within_[i] + within_[j];
-    if (saved < kWorthSubtracting * variance) continue;
-    profile.mean[i] = static_cast<float>(turned.w_re / turned.weight);
-    profile.mean[j] = static_cast<float>(turned.w_im / turned.weight);
-    const double left = std::max(variance - saved, 0.0);
-    profile.turned_variance[i] = profile.turned_variance[j] =
-        static_cast<float>(0.5 * left * key_share);
+    const bool turned = static_cast<int>(i) % head_dim_ < rope_.dims;
+    const double length = turned ? rope_.magnitude : 1.0, square = Square(length);
+    profile.query_moment.push_back(static_cast<float>(queries_[i] / queries / square));
+    profile.key_moment.push_back(static_cast<float>(keys_[i] / keys / square));
+    profile.key_variance.push_back(static_cast<float>(within_[i] / keys / square));
+    profile.mean.push_back(static_cast<float>(means_[i] / keys / length));
   }
   for (int head = 0; head < num_kv_heads_; ++head) {
     const auto first = static_cast<size_t>(head) * static_cast<size_t>(head_dim_);
-    const auto append = [&](const std::vector<float>& variance, std::vector<float>& to) {
-      const auto scales =
-          BalanceScale(profile.rope, &profile.query_moment[first], &variance[first], head_dim_);
-      to.insert(to.end(), scales.begin(), scales.end());
-    };
-    append(profile.key_variance, profile.balance);
-    append(profile.turned_variance, profile.balance_turned);
+    const auto scales = BalanceScale(profile.rope, &profile.query_moment[first],
+                                     &profile.key_variance[first], head_dim_);
+    profile.balance.insert(profile.balance.end(), scales.begin(), scales.end());
     if (query_products_.empty()) continue;
     const std::vector<float> map =
         DenseMap(WholeMoments(query_products_, head, head_dim_),

@@ -17,7 +17,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr const char* kFormat = "polarquant-profile";
-constexpr const char* kVersion = "1";
+constexpr const char* kVersion = "2";
 constexpr size_t kLengthBytes = 8;
 
 struct Field {
@@ -27,12 +27,11 @@ struct Field {
 constexpr Field kFields[] = {{"query_moment", &LayerProfile::query_moment},
                              {"key_moment", &LayerProfile::key_moment},
                              {"key_variance", &LayerProfile::key_variance},
-                             {"turned_variance", &LayerProfile::turned_variance},
                              {"mean", &LayerProfile::mean},
-                             {"balance", &LayerProfile::balance},
-                             {"balance_turned", &LayerProfile::balance_turned}};
+                             {"balance", &LayerProfile::balance}};
 
-constexpr const char* kDense = "dense";  // of files that have it
+constexpr const char* kDense = "dense";              // of files that have it
+constexpr const char* kFrequencies = "frequencies";  // where RoPE's are known
 
 struct PairingName {
   Rope::Pairing pairing;
@@ -96,9 +95,14 @@ bool AreCounts(const Json& list) {
          });
 }
 
-// Reads one tensor of a layer, whose shape the first tensor sets; `rows` f32 rows for each kv_head.
-void ReadTensor(const Json& header, const std::string& name, std::string_view data,
-                LayerProfile& layer, int rows, std::vector<float>& values) {
+struct Tensor {
+  int64_t rows, columns;
+  std::string_view bytes;
+};
+
+// Finds one tensor of two dimensions, and that it lies within the file.
+Tensor FindTensor(const Json& header, const std::string& name, std::string_view data,
+                  const char* type, size_t value_bytes, int64_t most_rows, int64_t most_columns) {
   if (!header.contains(name)) ThrowFormat("tensor " + name + " is missing");
   const Json& entry = header.at(name);
   try {
@@ -107,25 +111,50 @@ void ReadTensor(const Json& header, const std::string& name, std::string_view da
     }
     const auto shape = entry.at("shape").get<std::vector<int64_t>>();
     const auto offsets = entry.at("data_offsets").get<std::vector<uint64_t>>();
-    const bool plain = entry.at("dtype") == "F32" && shape.size() == 2 && offsets.size() == 2 &&
-                       shape[0] > 0 && shape[0] <= int64_t{65536} * rows && shape[1] > 0 &&
-                       shape[1] <= 1024;
-    if (!plain) ThrowFormat("tensor " + name + " is not f32 with rows of head_dim values");
-    if (layer.num_kv_heads == 0) {
-      layer.num_kv_heads = static_cast<int>(shape[0]);
-      layer.head_dim = static_cast<int>(shape[1]);
+    const bool plain = entry.at("dtype") == type && shape.size() == 2 && offsets.size() == 2 &&
+                       shape[0] > 0 && shape[0] <= most_rows && shape[1] > 0 &&
+                       shape[1] <= most_columns;
+    if (!plain) {
+      ThrowFormat("tensor " + name + " is not " + type + " with rows of at most " +
+                  std::to_string(most_columns) + " values");
     }
-    const auto bytes = static_cast<uint64_t>(shape[0] * shape[1]) * sizeof(float);
-    if (shape[0] != int64_t{layer.num_kv_heads} * rows || shape[1] != layer.head_dim ||
-        offsets[0] > data.size() || offsets[1] > data.size() || offsets[1] < offsets[0] ||
+    const auto bytes = static_cast<uint64_t>(shape[0] * shape[1]) * value_bytes;
+    if (offsets[0] > data.size() || offsets[1] > data.size() || offsets[1] < offsets[0] ||
         offsets[1] - offsets[0] != bytes) {
-      ThrowFormat("tensor " + name + " has another shape than its layer, or lies outside the file");
+      ThrowFormat("tensor " + name + " has another size than its shape, or lies outside the file");
     }
-    values.resize(static_cast<size_t>(shape[0] * shape[1]));
-    std::memcpy(values.data(), data.data() + offsets[0], bytes);
+    return {shape[0], shape[1], data.substr(offsets[0], bytes)};
   } catch (const Json::exception& error) {
     ThrowFormat("tensor " + name + ": " + error.what());
   }
+}
+
+// Reads one tensor of a layer, whose shape the first tensor sets; `rows` f32 rows for each kv_head.
+void ReadTensor(const Json& header, const std::string& name, std::string_view data,
+                LayerProfile& layer, int rows, std::vector<float>& values) {
+  const Tensor tensor =
+      FindTensor(header, name, data, "F32", sizeof(float), int64_t{65536} * rows, 1024);
+  if (layer.num_kv_heads == 0) {
+    layer.num_kv_heads = static_cast<int>(tensor.rows);
+    layer.head_dim = static_cast<int>(tensor.columns);
+  }
+  if (tensor.rows != int64_t{layer.num_kv_heads} * rows || tensor.columns != layer.head_dim) {
+    ThrowFormat("tensor " + name + " has another shape than its layer");
+  }
+  values.resize(static_cast<size_t>(tensor.rows * tensor.columns));
+  std::memcpy(values.data(), tensor.bytes.data(), tensor.bytes.size());
+}
+
+void ReadFrequencies(const Json& header, const std::string& name, std::string_view data,
+                     Rope& rope) {
+  if (!header.contains(name)) return;
+  const Tensor tensor = FindTensor(header, name, data, "F64", sizeof(double), 1, 512);
+  if (tensor.columns != rope.dims / 2) {
+    ThrowFormat("tensor " + name + " has " + std::to_string(tensor.columns) + " values for " +
+                std::to_string(rope.dims / 2) + " pairs");
+  }
+  rope.frequencies.resize(static_cast<size_t>(tensor.columns));
+  std::memcpy(rope.frequencies.data(), tensor.bytes.data(), tensor.bytes.size());
 }
 
 }  // namespace
@@ -145,16 +174,18 @@ std::string ModelProfile::Print() const {
     if (!list.empty()) list += ",";
     list += std::to_string(layer.layer);
     metadata[LayerKey(layer.layer) + "rope"] = PrintRope(layer.rope);
-    const auto write = [&](const char* name, const std::vector<float>& values) {
+    const auto write = [&](const char* name, const char* type, const auto& values, size_t columns) {
       const size_t begin = data.size();
-      data.append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float));
-      const size_t rows = values.size() / static_cast<size_t>(layer.head_dim);
-      header[LayerKey(layer.layer) + name] = {{"dtype", "F32"},
-                                              {"shape", {rows, layer.head_dim}},
+      data.append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(values[0]));
+      header[LayerKey(layer.layer) + name] = {{"dtype", type},
+                                              {"shape", {values.size() / columns, columns}},
                                               {"data_offsets", {begin, data.size()}}};
     };
-    for (const Field& field : kFields) write(field.name, layer.*field.values);
-    if (!layer.dense.empty()) write(kDense, layer.dense);
+    const auto dim = static_cast<size_t>(layer.head_dim);
+    for (const Field& field : kFields) write(field.name, "F32", layer.*field.values, dim);
+    if (!layer.dense.empty()) write(kDense, "F32", layer.dense, dim);
+    const std::vector<double>& frequencies = layer.rope.frequencies;
+    if (!frequencies.empty()) write(kFrequencies, "F64", frequencies, frequencies.size());
   }
   metadata["layers"] = list;
   header["__metadata__"] = std::move(metadata);
@@ -210,10 +241,15 @@ ModelProfile ModelProfile::Parse(std::string_view bytes) {
       ReadTensor(header, name, data, layer, layer.head_dim, layer.dense);
     }
     layer.rope = ParseRope(Text(metadata, LayerKey(layer.layer) + "rope"));
+    ReadFrequencies(header, LayerKey(layer.layer) + kFrequencies, data, layer.rope);
     try {
-      layer.KeysFor({}).Check(layer.num_kv_heads, layer.head_dim);
-      layer.KeysFor({.rope = true}).Check(layer.num_kv_heads, layer.head_dim);
-      layer.KeysFor({.dense = true}).Check(layer.num_kv_heads, layer.head_dim);
+      const Rope none{layer.rope.pairing, layer.rope.dims, {}};
+      const bool known = !layer.rope.frequencies.empty() || layer.rope.dims == 0;
+      for (const Normalisation& normalisation :
+           {Normalisation{}, {.center = true}, {.dense = true}, {.step = known ? kUsualStep : 0}}) {
+        layer.KeysFor(normalisation, known ? layer.rope : none)
+            .Check(layer.num_kv_heads, layer.head_dim);
+      }
     } catch (const Error& error) {
       ThrowFormat(LayerKey(layer.layer) + ": " + error.what());
     }

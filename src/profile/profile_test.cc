@@ -8,7 +8,7 @@
 #include <filesystem>
 #include <random>
 
-#include "math/rotating_centre.h"
+#include "math/stepped_centre.h"
 #include "polarquant/error.h"
 #include "polarquant/model_profile.h"
 
@@ -41,23 +41,31 @@ struct World {
     }
   }
 
-  std::vector<float> Keys(int first_position, int count, bool with_mean = true) {
+  std::vector<float> Keys(int first_position, int count) {
     std::vector<float> rows;
     for (int t = 0; t < count; ++t) {
       for (size_t i = 0; i < mean.size(); ++i) rows.push_back(key_size[i] * normal(random));
     }
-    for (int head = 0; with_mean && head < num_kv_heads; ++head) {
-      const RotatingCentre centre(TurnTable::Share(rope, kTokens), Head(mean, head));
-      for (int t = 0; t < count; ++t) {
-        centre.AddTo(first_position + t, 1, 1.0f,
-                     &rows[static_cast<size_t>((t * num_kv_heads + head) * head_dim)]);
+    for (int t = 0; t < count; ++t) {
+      for (int head = 0; head < num_kv_heads; ++head) {
+        AddMean(first_position + t, head,
+                &rows[static_cast<size_t>((t * num_kv_heads + head) * head_dim)]);
       }
     }
     return rows;
   }
-  std::span<const float> Head(const std::vector<float>& values, int head) const {
-    return std::span(values).subspan(static_cast<size_t>(head * head_dim),
-                                     static_cast<size_t>(head_dim));
+  // row += RoPE_position(mean), with RoPE's magnitude.
+  void AddMean(int position, int head, float* row) const {
+    const float* of_head = mean.data() + head * head_dim;
+    for (int p = 0; p < rope.dims / 2; ++p) {
+      const auto [a, b] = rope.Pair(p);
+      const auto turned =
+          std::complex<double>(of_head[a], of_head[b]) *
+          std::polar(rope.magnitude, rope.frequencies[static_cast<size_t>(p)] * position);
+      row[a] += static_cast<float>(turned.real());
+      row[b] += static_cast<float>(turned.imag());
+    }
+    for (int i = rope.dims; i < head_dim; ++i) row[i] += of_head[i];
   }
 
   LayerProfile Observe(int pages) {
@@ -90,61 +98,6 @@ struct World {
   std::mt19937 random;
   std::normal_distribution<float> normal;
 };
-
-TEST(RotatingCentre, TurnsTheMeanAsRopeTurnsARow) {
-  for (const auto pairing : {Rope::Pairing::kAdjacent, Rope::Pairing::kHalves}) {
-    World world(TestRope(pairing, 24), 1, 32, 3);
-    const RotatingCentre centre(TurnTable::Share(world.rope, 64), world.mean);
-    for (const int position : {0, 1, 63, 64, 1000, 131071}) {
-      std::vector<float> row(32, 0.0f);
-      centre.AddTo(position, 1, 1.0f, row.data());
-      for (int p = 0; p < 12; ++p) {
-        const auto [a, b] = world.rope.Pair(p);
-        const std::complex<double> mean(world.mean[static_cast<size_t>(a)],
-                                        world.mean[static_cast<size_t>(b)]);
-        const auto turned =
-            mean * std::polar(1.0, world.rope.frequencies[static_cast<size_t>(p)] * position);
-        EXPECT_NEAR(row[static_cast<size_t>(a)], turned.real(), 2e-4);
-        EXPECT_NEAR(row[static_cast<size_t>(b)], turned.imag(), 1e-4);
-      }
-      for (size_t i = 24; i < 32; ++i) EXPECT_EQ(row[i], 0.0f);
-    }
-  }
-}
-
-TEST(RotatingCentre, GivesTheSameBitsHoweverRowsAreGrouped) {
-  World world(TestRope(Rope::Pairing::kHalves, 64), 1, 64, 4);
-  const RotatingCentre centre(TurnTable::Share(world.rope, 128), world.mean);
-  for (const int first : {-70, 0, 5, 120, 4000}) {
-    std::vector<float> together(300 * 64, 0.5f), single = together;
-    centre.AddTo(first, 300, -1.0f, together.data());
-    for (int t = 0; t < 300; ++t) centre.AddTo(first + t, 1, -1.0f, &single[size_t(t) * 64]);
-    EXPECT_EQ(together, single);
-  }
-}
-
-TEST(RotatingCentre, TableTimesWeightsIsTheProductWithTheCentre) {
-  World world(TestRope(Rope::Pairing::kAdjacent, 48), 1, 64, 5);
-  std::fill_n(world.mean.begin(), 10, 0.0f);  // pairs that are left out
-  const RotatingCentre centre(TurnTable::Share(world.rope, 128), world.mean);
-  std::vector<float> query(64);
-  for (float& x : query) x = world.normal(world.random);
-  const TurnTable& table = centre.table();
-  std::vector<float> weights(static_cast<size_t>(table.num_terms()));
-  for (const int first : {0, 128, 777, 100000}) {
-    centre.Weigh(first, query.data(), 1, weights.data());
-    for (int t = 0; t < 128; ++t) {
-      std::vector<float> row(64, 0.0f);
-      centre.AddTo(first + t, 1, 1.0f, row.data());
-      double expected = 0, got = 0;
-      for (size_t i = 0; i < 64; ++i) expected += static_cast<double>(query[i]) * row[i];
-      for (int k = 0; k < table.num_terms(); ++k) {
-        got += static_cast<double>(weights[static_cast<size_t>(k)]) * table.Row(t)[k];
-      }
-      EXPECT_NEAR(got, expected, 2e-4);
-    }
-  }
-}
 
 TEST(BalanceScale, IsTheFourthRootOfTheMomentsRatio) {
   const std::vector<float> queries = {16, 1, 1, 1}, keys = {1, 1, 1, 1};
@@ -183,45 +136,112 @@ TEST(BalanceScale, StaysFiniteWhereNothingIsUsedOrFilled) {
   for (const float s : BalanceScale({}, none.data(), none.data(), 6)) EXPECT_EQ(s, 1.0f);
 }
 
-TEST(KeyObserver, FindsTheMeanOfFastPairsAndLeavesSlowOnesToThePage) {
-  for (const auto pairing : {Rope::Pairing::kAdjacent, Rope::Pairing::kHalves}) {
-    World world(TestRope(pairing, 64), 2, 64, 7);
+TEST(KeyObserver, FindsTheMeanBeforeRope) {
+  for (const auto& [pairing, dims] : {std::pair(Rope::Pairing::kAdjacent, 64),
+                                      {Rope::Pairing::kHalves, 64},
+                                      {Rope::Pairing::kHalves, 24},
+                                      {Rope::Pairing::kNone, 0}}) {
+    World world(TestRope(pairing, dims), 2, 64, 7);
     const LayerProfile profile = world.Observe(24);
-    int found = 0;
-    for (int head = 0; head < 2; ++head) {
-      for (int p = 0; p < 32; ++p) {
-        const auto pair = world.rope.Pair(p);
-        for (const int channel : {pair.first, pair.second}) {
-          const auto i = static_cast<size_t>(head * 64 + channel);
-          const double noise = world.key_size[i] / std::sqrt(24.0 * kTokens);
-          if (world.rope.frequencies[static_cast<size_t>(p)] < 1e-3) {
-            EXPECT_EQ(profile.mean[i], 0.0f);
-          } else if (profile.mean[i] != 0.0f) {
-            ++found;
-            EXPECT_NEAR(profile.mean[i], world.mean[i], 8 * noise + 1e-3) << p;
-          }
-          const double expected = world.key_size[i] * world.key_size[i];
-          if (p < 8) {
-            EXPECT_NEAR(profile.turned_variance[i] / expected, 1.0, 0.15) << p;
-          }
-          EXPECT_LE(profile.turned_variance[i], profile.key_variance[i] * 1.2);
-        }
-      }
+    EXPECT_EQ(profile.rope, world.rope);
+    for (size_t i = 0; i < world.mean.size(); ++i) {
+      const double noise = world.key_size[i] / std::sqrt(24.0 * kTokens);
+      EXPECT_NEAR(profile.mean[i], world.mean[i], 6 * noise + 1e-3) << i << " of " << dims;
     }
-    EXPECT_GT(found, 30);
   }
 }
 
-TEST(KeyObserver, PredictsTheGainOfEachStep) {
+TEST(KeyObserver, LeavesTheMagnitudeOfRopeOut) {
+  Rope rope = TestRope(Rope::Pairing::kHalves, 48);
+  World plain(rope, 1, 64, 7);
+  rope.magnitude = 1.3;
+  World longer(rope, 1, 64, 7);
+  for (size_t i = 0; i < 48; ++i) {  // noise and queries are turned as well
+    longer.key_size[i] *= 1.3f;
+    longer.query_size[i] *= 1.3f;
+  }
+  const LayerProfile a = plain.Observe(8), b = longer.Observe(8);
+  EXPECT_EQ(b.rope.magnitude, 1.0);
+  for (size_t i = 0; i < 64; ++i) {
+    EXPECT_NEAR(a.mean[i], b.mean[i], 1e-4);
+    EXPECT_NEAR(b.query_moment[i] / a.query_moment[i], 1.0, 1e-5);
+    EXPECT_NEAR(b.key_moment[i] / a.key_moment[i], 1.0, 1e-4);
+    EXPECT_NEAR(b.key_variance[i] / a.key_variance[i], 1.0, 1e-4);
+  }
+}
+
+TEST(LayerProfile, VarianceAboutTheSteppedCentreIsThatOfTheRowsLessTheirCentres) {
+  for (const int step : {16, 64, 128}) {
+    World world(TestRope(Rope::Pairing::kAdjacent, 40), 1, 64, 8);
+    const LayerProfile profile = world.Observe(24);
+    std::vector<double> measured(64);
+    const int count = 24 * kTokens;
+    std::vector<float> rows = world.Keys(0, count);
+    const SteppedCentre centre(StepTable::Share(world.rope, step), profile.mean);
+    centre.AddTo(0, count, -1.0f, rows.data());
+    for (size_t i = 0; i < rows.size(); ++i) {
+      measured[i % 64] += static_cast<double>(rows[i]) * rows[i] / count;
+    }
+    const auto variance = profile.Variance({.step = step}, world.rope);
+    for (int p = 0; p < 20; ++p) {
+      const auto [a, b] = world.rope.Pair(p);
+      const double both = measured[static_cast<size_t>(a)] + measured[static_cast<size_t>(b)];
+      EXPECT_NEAR(variance[static_cast<size_t>(a)] / (0.5 * both), 1.0, 0.2) << p;
+      EXPECT_EQ(variance[static_cast<size_t>(a)], variance[static_cast<size_t>(b)]);
+    }
+    for (size_t i = 40; i < 64; ++i) EXPECT_NEAR(variance[i] / measured[i], 1.0, 0.2) << i;
+    EXPECT_EQ(profile.Variance({}, world.rope), profile.key_moment);
+    EXPECT_EQ(profile.Variance({.center = true}, world.rope), profile.key_variance);
+  }
+}
+
+TEST(LayerProfile, GivesTheBalanceOfTheCentreAskedFor) {
+  World world(TestRope(Rope::Pairing::kHalves, 48), 2, 64, 8);
+  const LayerProfile profile = world.Observe(8);
+  EXPECT_EQ(profile.KeysFor({.center = true, .balance = true}, {}).balance, profile.balance);
+  for (const Normalisation& asked : {Normalisation{.balance = true},
+                                     {.balance = true, .step = 16},
+                                     {.balance = true, .step = 64}}) {
+    const KeyProfile keys = profile.KeysFor(asked, world.rope);
+    const auto variance = profile.Variance(asked, world.rope);
+    for (size_t first : {0, 64}) {
+      const auto scales =
+          BalanceScale(world.rope, &profile.query_moment[first], &variance[first], 64);
+      for (size_t i = 0; i < 64; ++i) EXPECT_EQ(keys.balance[first + i], scales[i]);
+    }
+    EXPECT_EQ(keys.mean, profile.mean);
+    EXPECT_EQ(keys.rope, world.rope);
+    keys.Check(2, 64);
+  }
+  Rope unknown = world.rope;
+  unknown.frequencies.clear();
+  EXPECT_NO_THROW(profile.KeysFor({.balance = true}, unknown));
+  EXPECT_THROW(profile.KeysFor({.step = 64}, unknown), Error);
+}
+
+TEST(LayerProfile, StaysPositiveWhereTheMeanIsAllThereIs) {
+  LayerProfile profile;
+  profile.num_kv_heads = 1;
+  profile.head_dim = 4;
+  profile.query_moment = {1, 1, 0, 1};
+  profile.key_moment = {4, 4, 0, 9};
+  profile.mean = {2, 2, 0, -3};
+  for (const float v : profile.Variance({.step = 64}, {})) EXPECT_TRUE(v >= 0.0f && v < 1e-4f);
+  profile.balance.assign(4, 1.0f);
+  profile.KeysFor({.balance = true, .step = 64}, {}).Check(1, 4);
+}
+
+TEST(LayerProfile, PredictsTheGainOfEachStep) {
   World world(TestRope(Rope::Pairing::kHalves, 64), 1, 64, 8);
   const LayerProfile profile = world.Observe(16);
   const double centred = profile.GainDb(0, {.center = true});
   const double balanced = profile.GainDb(0, {.center = true, .balance = true});
-  const double turned = profile.GainDb(0, {.center = true, .balance = true, .rope = true});
+  const double stepped = profile.GainDb(0, {.balance = true, .step = 16});
   EXPECT_EQ(profile.GainDb(0, {}), 0.0);
   EXPECT_GT(centred, 1.0);
   EXPECT_GT(balanced, centred + 0.5);
-  EXPECT_GT(turned, balanced + 1.0);
+  EXPECT_GT(stepped, balanced + 0.3);
+  EXPECT_GT(stepped, profile.GainDb(0, {.balance = true, .step = 64}));
 }
 
 TEST(KeyObserver, RefusesTooFewRows) {
@@ -340,6 +360,14 @@ TEST(ProfileFile, ReadsWhatItWrote) {
   EXPECT_EQ(profile.Find(3), nullptr);
 }
 
+TEST(ProfileFile, MayNotKnowTheFrequencies) {
+  ModelProfile profile = SomeProfile();
+  for (LayerProfile& layer : profile.layers) layer.rope.frequencies.clear();
+  EXPECT_EQ(ModelProfile::Parse(profile.Print()), profile);
+  profile.layers[0].rope.frequencies.assign(5, 1.0);  // of 12
+  EXPECT_THROW(ModelProfile::Parse(profile.Print()), Error);
+}
+
 TEST(ProfileFile, KeepsDenseMaps) {
   ModelProfile profile = SomeProfile();
   for (LayerProfile& layer : profile.layers) {
@@ -398,7 +426,7 @@ TEST(ProfileFile, SaysWhyItIsRefused) {
   };
   EXPECT_NE(message("/nowhere/x").find("/nowhere/x"), std::string::npos);
   std::string other = SomeProfile().Print();
-  const size_t at = other.find("\"version\":\"1\"");
+  const size_t at = other.find("\"version\":\"2\"");
   ASSERT_NE(at, std::string::npos);
   other[at + 11] = '9';
   try {

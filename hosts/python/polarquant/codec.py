@@ -29,8 +29,8 @@ class Codec:
         head_dim: values in a row, a multiple of 16 from 16 to 1024.
         role: "key" or "value". Their pages differ.
         page_tokens: rows encoded together: 64, 128 or 256.
-        balance: float32 [head_dim], the scales of the keys' head for a scheme with `balance` or
-            `balanced`. Without them sizes are known and rows are refused.
+        balance: float32 [head_dim], the scales of the keys' head for a scheme with
+            `balance`. Without them sizes are known and rows are refused.
         dense: float32 [head_dim, head_dim], the map of the head for a scheme with `dense`.
 
     Raises:

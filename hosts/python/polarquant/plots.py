@@ -141,7 +141,7 @@ def draw_distortion(report: dict[str, Any], figure: Any) -> None:
 
 def short(kv: str) -> str:
     """Balance is a star, and values of the same codec go without saying."""
-    keys, _, values = kv.replace(":balanced", "*").partition("/")
+    keys, _, values = kv.replace(":balanced", "*").replace(":balance:center", "*").partition("/")
     return keys if values in ("", keys.rstrip("*")) else f"{keys}/{values}"
 
 

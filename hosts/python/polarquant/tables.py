@@ -70,12 +70,12 @@ def schemes(head_dim: int = 128, page_tokens: int = 128) -> list[SchemeInfo]:
         if codec.scale_rules:
             names.append(f"{codec.name}:center")
         if codec.scale_rules and codec.keys:
-            names.append(f"{codec.name}:balanced")
+            names.append(f"{codec.name}:balance:center")
         for name in names:
             roles = []
             if codec.keys:
                 roles.append("key")
-            if codec.values and not name.endswith(":balanced"):
+            if codec.values and not name.endswith(":balance:center"):
                 roles.append("value")
             try:
                 facts = _core.PageCodec(name, roles[0], head_dim, page_tokens, [], []).facts()

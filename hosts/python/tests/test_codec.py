@@ -16,7 +16,9 @@ from polarquant import Codec
 ALL_SCHEMES = [(64, *each) for each in every_scheme(64)] + [
     (80, *each) for each in every_scheme(80)
 ]
-SOME_SCHEMES = ["f16", "q8_0", "turbo2", "turbo3", "turbo4:center", "turbo4:balanced", "mixed2.5"]
+SOME_SCHEMES = [
+    "f16", "q8_0", "turbo2", "turbo3", "turbo4:center", "turbo4:balance:center", "mixed2.5",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("head_dim", "scheme", "role"), ALL_SCHEMES)
@@ -97,7 +99,7 @@ def test_the_error_of_gaussian_rows_is_as_documented():
 @pytest.mark.parametrize("role", ["key", "value"])
 @pytest.mark.parametrize("seed", range(3))
 def test_strides_do_not_matter(scheme, role, seed):
-    if role == "value" and "balanced" in scheme:
+    if role == "value" and "balance" in scheme:
         role = "key"
     codec = codec_for(scheme, 64, role)
     random = np.random.default_rng(seed)
@@ -214,7 +216,7 @@ def test_sizes_are_those_of_the_format():
 
 def test_a_codec_keeps_scales_of_its_own():
     scales = np.linspace(0.5, 2, 64, dtype=np.float32)
-    codec = Codec("turbo4:balanced", head_dim=64, balance=scales)
+    codec = Codec("turbo4:balance:center", head_dim=64, balance=scales)
     rows = np.random.default_rng(0).standard_normal((10, 64)).astype(np.float32)
     encoded = codec.encode(rows)
     scales[::2] = 3

@@ -14,7 +14,9 @@ from conftest import codec_for, gaussian
 from polarquant import CorruptionError, Encoded, FormatError, ParameterError
 
 
-@pytest.mark.parametrize("scheme", ["f16", "turbo3", "turbo4:center", "turbo4:balanced", "kivi2"])
+@pytest.mark.parametrize(
+    "scheme", ["f16", "turbo3", "turbo4:center", "turbo4:balance:center", "kivi2"]
+)
 @pytest.mark.parametrize("shape", [(1, 64), (300, 64), (2, 3, 130, 64), (2, 0, 64)])
 def test_bytes_and_pickles_bring_it_back(scheme, shape):
     codec = codec_for(scheme, 64)
@@ -104,13 +106,13 @@ def test_a_codec_refuses_rows_of_another():
 
 
 def test_a_codec_refuses_keys_weighed_with_other_scales():
-    codec = codec_for("turbo3:balanced", 64)
+    codec = codec_for("turbo3:balance:center", 64)
     encoded = codec.encode(gaussian(1, 3, 64))
-    other = polarquant.Codec("turbo3:balanced", 64, balance=np.ones(64, np.float32))
+    other = polarquant.Codec("turbo3:balance:center", 64, balance=np.ones(64, np.float32))
     with pytest.raises(ParameterError, match="other scales"):
         other.decode(encoded)
     with pytest.raises(ParameterError, match="other scales"):
-        polarquant.Codec("turbo3:balanced", 64).decode(encoded)
+        polarquant.Codec("turbo3:balance:center", 64).decode(encoded)
     again = pickle.loads(pickle.dumps(codec))
     np.testing.assert_array_equal(again.decode(encoded), codec.decode(encoded))
 

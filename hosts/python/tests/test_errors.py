@@ -30,11 +30,11 @@ CODEC = codec_for("turbo3", 64)
         (("turbo3", 64, "keys"), {}, ParameterError, 'role is "keys": .* "key" or "value"'),
         (("turbo3", 64, "key", 100), {}, UnsupportedError, "page_tokens 100 .* 64, 128 or 256"),
         (("qjl", 64, "value"), {}, UnsupportedError, "qjl stores no values"),
-        (("turbo4:balanced", 64, "value"), {}, UnsupportedError, "is for keys"),
-        (("turbo4:balanced:center=rope", 64), {}, UnsupportedError, "turns with the position"),
-        (("turbo4:balanced", 64), {"balance": np.ones(60)}, ParameterError, r"\[60\]"),
-        (("turbo4:balanced", 64), {"balance": np.zeros(64)}, ParameterError, "balance"),
-        (("turbo4:balanced", 64), {"balance": np.full(64, np.nan)}, ParameterError, "balance"),
+        (("turbo4:balance:center", 64, "value"), {}, UnsupportedError, "is for keys"),
+        (("turbo4:balanced", 64), {}, UnsupportedError, "turns with the position"),
+        (("turbo4:balance:center", 64), {"balance": np.ones(60)}, ParameterError, r"\[60\]"),
+        (("turbo4:balance:center", 64), {"balance": np.zeros(64)}, ParameterError, "balance"),
+        (("turbo3:balance", 64), {"balance": np.full(64, np.nan)}, ParameterError, "balance"),
         (("turbo4", 64), {"balance": np.ones(64)}, ParameterError, "takes no balance scales"),
         (("turbo4", 64), {"dense": np.eye(64)}, ParameterError, "takes no dense map"),
     ],
@@ -68,7 +68,7 @@ def test_rows_that_cannot_be_encoded_are_named(rows, error, message):
 
 
 def test_keys_that_need_scales_say_so():
-    codec = polarquant.Codec("turbo4:balanced", 64)
+    codec = polarquant.Codec("turbo4:balance:center", 64)
     assert codec.bits_per_value > 4
     with pytest.raises(ParameterError, match="needs 64 balance scales, 0 were given"):
         codec.encode(ROWS)

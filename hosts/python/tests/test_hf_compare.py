@@ -39,8 +39,8 @@ def test_a_peer_that_is_not_installed_is_named(monkeypatch):
 
 
 def test_balanced_keys_without_queries_need_a_profile():
-    assert compare.Way("turbo4:balanced/turbo4@decoded", None).needs_queries()
-    assert not compare.Way("turbo4:balanced/turbo4@packed", None).needs_queries()
+    assert compare.Way("turbo4:balance:center/turbo4@decoded", None).needs_queries()
+    assert not compare.Way("turbo4:balance:center/turbo4@packed", None).needs_queries()
 
 
 def test_an_unknown_cache_is_refused():

@@ -80,7 +80,7 @@ def test_a_bias_beside_sinks_keeps_its_size_or_is_refused():
 
 def test_what_cannot_be_kept_is_said(tmp_path):
     model = use(llama(), "polarquant")
-    cache = filled(model, 60, "turbo4:balanced/turbo4")
+    cache = filled(model, 60, "turbo4:balance:center/turbo4")
     with pytest.raises(polarquant.UnsupportedError, match="balance"):
         cache.save(tmp_path / "early.cache")
     with pytest.raises(polarquant.UnsupportedError, match="save"):

@@ -27,7 +27,7 @@ def test_a_refused_argument_of_attention_leaves_the_cache_as_it_was(prefix, toke
     ids = prompt(prefix + tokens + 3)
 
     def answer(fail):
-        cache = packed(model, "turbo4:balanced/turbo4")
+        cache = packed(model, "turbo4:balance:center/turbo4")
         if prefix:
             logits(model, ids, cache, [prefix])
         rest = ids[:, prefix : prefix + tokens]

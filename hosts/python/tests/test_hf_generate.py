@@ -43,7 +43,8 @@ def test_both_ways_have_the_same_numbers(scheme, rows):
     model, ids = llama(), prompt(700, rows)
     sizes = [300, 1, 64, 1, 200, 7, 1]
     ways = [logits(use(model, way), ids, packed(model, scheme), sizes) for way in WAYS]
-    torch.testing.assert_close(ways[0], ways[1], rtol=0, atol=0.02)
+    # What differs in the last bit may fall into the next code.
+    torch.testing.assert_close(ways[0], ways[1], rtol=0, atol=0.02 if scheme == "f16" else 0.1)
     exact = logits(use(model, "sdpa"), ids, stock(model), sizes)
     assert (ways[1] - exact).abs().max() < (0.02 if scheme == "f16" else 3)
     first = sizes[0]
@@ -108,13 +109,13 @@ def test_padding_is_not_kept_where_the_mask_is_seen():
     """Sinks and pages are then those of the row alone: the same numbers as without padding."""
     model = use(llama(), "polarquant")
     ids = prompt(600)
-    alone = logits(model, ids, packed(model, "turbo4:balanced/turbo4"), [400, 1, 150, 1])
+    alone = logits(model, ids, packed(model, "turbo4:balance:center/turbo4"), [400, 1, 150, 1])
     padded = torch.cat([torch.zeros(1, 100, dtype=torch.long), ids], dim=1)
     both = torch.cat([padded, prompt(700, seed=5)])
     mask = torch.ones_like(both)
     mask[0, :100] = 0
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    cache, parts, first = packed(model, "turbo4:balanced/turbo4"), [], 0
+    cache, parts, first = packed(model, "turbo4:balance:center/turbo4"), [], 0
     with torch.no_grad():
         for size in (64, 436, 1, 150, 1):  # the first piece is padding alone
             part = slice(first, first + size)
@@ -141,21 +142,26 @@ def test_padding_is_not_kept_where_the_mask_is_seen():
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("scheme", ["turbo4", "f16"])
 def test_a_rolled_back_history_is_the_history(way, scheme):
-    """Tokens that were dropped leave no trace as long as no page was closed over them."""
+    """Tokens that were dropped leave no trace but that of time: what left the window is coded."""
     model, ids = use(llama(), way), prompt(420)
-    straight = logits(model, ids, packed(model, scheme), [400, 10, 10])
-    cache = packed(model, scheme)
-    logits(model, ids, cache, [400])
-    logits(model, prompt(37, seed=9), cache, [30, 7])
-    cache.crop(-37)
-    rolled = logits(model, ids[:, 400:], cache, [10, 10])
-    torch.testing.assert_close(rolled, straight[:, 400:], rtol=0, atol=1e-5)
+
+    def rolled_back(seed):
+        cache = packed(model, scheme)
+        logits(model, ids, cache, [400])
+        logits(model, prompt(37, seed=seed), cache, [30, 7])
+        cache.crop(-37)
+        return logits(model, ids[:, 400:], cache, [10, 10])
+
+    straight = logits(model, ids, packed(model, scheme), [400, 10, 10])[:, 400:]
+    rolled = rolled_back(9)
+    torch.testing.assert_close(rolled, rolled_back(10), rtol=0, atol=1e-5)
+    torch.testing.assert_close(rolled, straight, rtol=0, atol=1e-5 if scheme == "f16" else 1)
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("scheme", ["turbo4", "f16", "turbo4:balanced/turbo4"])
+@pytest.mark.parametrize("scheme", ["turbo4", "f16", "turbo4:balance:center/turbo4"])
 def test_a_deep_copy_of_a_prefix_is_reused(way, scheme):
-    if "balanced" in scheme and way == "sdpa":
+    if "balance" in scheme and way == "sdpa":
         pytest.skip("needs queries")
     model, ids = use(llama(), way), prompt(500)
     prefix = packed(model, scheme)
@@ -187,7 +193,7 @@ def test_auto_profile_takes_the_first_page_however_it_arrives():
     model, ids = use(llama(), "polarquant"), prompt(600)
     balances = []
     for sizes in ([600], [100, 20, 8, 472], [1] * 5 + [200, 395]):
-        cache = packed(model, "turbo4:balanced/turbo4")
+        cache = packed(model, "turbo4:balance:center/turbo4")
         logits(model, ids, cache, sizes)
         balances.append([layer.balance for layer in cache.layers])
     for other in balances[1:]:
@@ -202,7 +208,7 @@ def test_a_saved_balanced_cache_goes_on_as_if_nothing_had_happened(tmp_path):
     from polarquant.hf import PolarQuantCache
 
     model, ids = use(llama(), "polarquant"), prompt(700)
-    cache = packed(model, "turbo4:balanced/turbo4")
+    cache = packed(model, "turbo4:balance:center/turbo4")
     logits(model, ids, cache, [500])
     cache.save(tmp_path / "cache")
     loaded = PolarQuantCache.load(tmp_path / "cache", model.config)

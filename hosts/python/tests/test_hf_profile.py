@@ -19,7 +19,7 @@ def save(path, balances: list[torch.Tensor], pairing: str) -> None:
     """A file as `polarquant tune` writes it, with these scales [num_kv_heads, head_dim]."""
     head_dim = balances[0].shape[1]
     facts = {
-        "format": "polarquant-profile", "version": "1", "model": "a test", "architecture": "llama",
+        "format": "polarquant-profile", "version": "2", "model": "a test", "architecture": "llama",
         "fingerprint": "0" * 32, "text": "", "tokens": "256", "page_tokens": "128",
         "layers": ",".join(map(str, range(len(balances)))),
     }  # fmt: skip
@@ -27,10 +27,9 @@ def save(path, balances: list[torch.Tensor], pairing: str) -> None:
     for layer, balance in enumerate(balances):
         facts[f"layers.{layer}.rope"] = f"{pairing}:{head_dim}"
         ones = torch.ones_like(balance)
-        for name in ("query_moment", "key_moment", "key_variance", "turned_variance", "mean"):
+        for name in ("query_moment", "key_moment", "key_variance", "mean"):
             tensors[f"layers.{layer}.{name}"] = (ones * (name != "mean")).numpy()
-        for name in ("balance", "balance_turned"):
-            tensors[f"layers.{layer}.{name}"] = balance.numpy()
+        tensors[f"layers.{layer}.balance"] = balance.numpy()
     numpy_files.save_file(tensors, path, facts)
 
 
@@ -38,7 +37,7 @@ def save(path, balances: list[torch.Tensor], pairing: str) -> None:
 def observed() -> list[torch.Tensor]:
     """The scales that `auto` finds, in the model's own order."""
     model = use(llama(), "polarquant")
-    cache = packed(model, "turbo4:balanced/turbo4")
+    cache = packed(model, "turbo4:balance:center/turbo4")
     logits(model, prompt(600), cache, [600])
     return [layer.balance for layer in cache.layers]
 
@@ -48,9 +47,10 @@ def test_a_file_gives_the_numbers_of_the_scales_in_it(tmp_path, observed, pairin
     stored = [permuted(each, "halves", 64, pairing) for each in observed]
     save(tmp_path / "profile", stored, pairing)
     model, ids, sizes = llama(), prompt(600), [400, 100, 1, 99]
-    wanted = logits(use(model, "polarquant"), ids, packed(model, "turbo4:balanced/turbo4"), sizes)
+    plain = packed(model, "turbo4:balance:center/turbo4")
+    wanted = logits(use(model, "polarquant"), ids, plain, sizes)
     for way in WAYS:
-        cache = packed(model, "turbo4:balanced/turbo4", profile=tmp_path / "profile")
+        cache = packed(model, "turbo4:balance:center/turbo4", profile=tmp_path / "profile")
         got = logits(use(model, way), ids, cache, sizes)
         for layer, balance in zip(cache.layers, observed, strict=True):
             assert torch.equal(layer.balance, balance)
@@ -62,7 +62,7 @@ def test_a_loaded_cache_keeps_its_profile(tmp_path, observed, tokens):
     twice = [2 * each for each in observed]
     save(tmp_path / "profile", twice, "halves")
     model, ids = use(llama(), "polarquant"), prompt(300)
-    cache = packed(model, "turbo4:balanced/turbo4", profile=tmp_path / "profile")
+    cache = packed(model, "turbo4:balance:center/turbo4", profile=tmp_path / "profile")
     if tokens:
         logits(model, ids, cache, [tokens])
     cache.save(tmp_path / "cache")
@@ -77,9 +77,9 @@ def test_a_profile_of_another_model_is_refused(tmp_path, observed):
     model = use(llama(), "sdpa")
     save(tmp_path / "short", observed[:1], "halves")
     with pytest.raises(polarquant.ParameterError, match="no layer 1"):
-        cache = packed(model, "turbo4:balanced/turbo4", profile=tmp_path / "short")
+        cache = packed(model, "turbo4:balance:center/turbo4", profile=tmp_path / "short")
         logits(model, prompt(5), cache, [5])
     save(tmp_path / "wide", [torch.ones(4, 64)] * 3, "halves")
     with pytest.raises(polarquant.ParameterError, match="another model"):
-        cache = packed(model, "turbo4:balanced/turbo4", profile=tmp_path / "wide")
+        cache = packed(model, "turbo4:balance:center/turbo4", profile=tmp_path / "wide")
         logits(model, prompt(5), cache, [5])

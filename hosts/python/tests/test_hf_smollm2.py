@@ -61,15 +61,15 @@ def test_divergence_stays_small(model, ids):
         name: divergence(*name)
         for name in (
             ("polarquant", "f16"),
-            ("polarquant", "turbo4:balanced/turbo4"),
+            ("polarquant", "turbo4:balance:center/turbo4"),
             ("polarquant", "turbo4:center/turbo4"),
             ("sdpa", "turbo4:center/turbo4"),
-            ("polarquant", "turbo3:balanced/turbo3"),
+            ("polarquant", "turbo3:balance:center/turbo3"),
         )
     }
     print(figures)
     assert figures["polarquant", "f16"] < 1e-5
-    assert figures["polarquant", "turbo4:balanced/turbo4"] < 0.004
-    assert figures["polarquant", "turbo3:balanced/turbo3"] < 0.016
+    assert figures["polarquant", "turbo4:balance:center/turbo4"] < 0.004
+    assert figures["polarquant", "turbo3:balance:center/turbo3"] < 0.016
     both = [figures[way, "turbo4:center/turbo4"] for way in ("polarquant", "sdpa")]
     assert abs(both[0] - both[1]) < 0.1 * both[0]

@@ -80,7 +80,7 @@ def test_gradients_of_keys_and_values_are_refused(prefix):
 
 def test_a_file_of_another_model_is_refused(tmp_path):
     model = use(llama(), "polarquant")
-    cache = packed(model, "turbo4:balanced/turbo4")
+    cache = packed(model, "turbo4:balance:center/turbo4")
     logits(model, prompt(300), cache, [300])
     cache.save(tmp_path / "a.cache")
     other = transformers.LlamaConfig(**{**SIZES, "num_key_value_heads": 1})

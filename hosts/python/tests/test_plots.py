@@ -88,8 +88,8 @@ def test_errors_by_layer_are_those_of_the_codec(tmp_path):
     arguments = ["layers", str(tmp_path / "rows.safetensors"), "-o", str(picture)]
     plots.main([*arguments, "--scheme", "turbo3", "--scheme", "turbo4:center"])
     assert "turbo4:center" in picture.read_text() and "values" in picture.read_text()
-    with pytest.raises(SystemExit, match="values as turbo4:balanced|balance scales"):
-        plots.main([*arguments, "--scheme", "turbo4:balanced"])
+    with pytest.raises(SystemExit, match="values as turbo4:balance:center|balance scales"):
+        plots.main([*arguments, "--scheme", "turbo4:balance:center"])
 
 
 def test_the_front_is_what_nothing_beats():

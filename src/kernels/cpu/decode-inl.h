@@ -64,21 +64,26 @@ inline void PutChannels(const uint8_t* field, uint8_t* to, int head_dim) {
   }
 }
 
-// The centroids of one tile, [token][channel], as signed bytes.
+// Channels of a tile that are worked on at once: a multiple of the channels of a segment, few
+// enough for the stack of any thread.
+constexpr int kChannelsAtOnce = 256;
+
+// The centroids of channels begin..end-1 of one tile, [token][end - begin], as signed bytes.
 template <int kBits>
-inline void LookUpTile(const uint8_t* tile, int head_dim, bool lanes_are_tokens, Simd::Codes table,
-                       uint8_t* matrix) {
+inline void LookUpTile(const uint8_t* tile, int head_dim, bool lanes_are_tokens, int begin, int end,
+                       Simd::Codes table, uint8_t* matrix) {
   alignas(64) uint8_t fields[4 * kFieldBytes];
+  const int width = end - begin;
   if (lanes_are_tokens) {
-    for (int group = 0; group < head_dim / 4; ++group) {
+    for (int group = begin / 4; group < end / 4; ++group) {
       LookUpGroup<kBits>(tile, head_dim / 4, group, table, fields);
       for (int f = 0; f < 4; ++f) {
-        PutTokens(fields + f * kFieldBytes, matrix + 16 * f * head_dim + 4 * group, head_dim);
+        PutTokens(fields + f * kFieldBytes, matrix + 16 * f * width + 4 * group - begin, width);
       }
     }
     return;
   }
-  for (int block = 0; block < head_dim / 16;) {
+  for (int block = begin / 16; block < end / 16;) {
     const Segment segment = ChannelSegment(block, head_dim / 16);
     const uint8_t* codes = tile + SegmentBytes(kBits, segment.first_block, kTileTokens);
     const int quads = 4 / segment.lane_blocks;  // of a group
@@ -88,7 +93,7 @@ inline void LookUpTile(const uint8_t* tile, int head_dim, bool lanes_are_tokens,
       for (int f = 0; f < 4; ++f) {
         const int token = 4 * (group * quads + f / segment.lane_blocks);
         const int channel = 16 * (block + f % segment.lane_blocks);
-        PutChannels(fields + f * kFieldBytes, matrix + token * head_dim + channel, head_dim);
+        PutChannels(fields + f * kFieldBytes, matrix + token * width + channel - begin, width);
       }
     }
     block += segment.lane_blocks;
@@ -102,22 +107,30 @@ inline void DecodeTilesOf(const Codec& codec, const std::byte* codes, const uint
   for (int i = 0; i < 1 << kBits; ++i) entries[i] = static_cast<uint8_t>(codec.centroids[i]);
   const Simd::Codes table = Simd::RepeatBytes(entries);
   const auto blocks = RotationBlocks(head_dim);
-  alignas(64) uint8_t matrix[kTileTokens * kMaxHeadDim];
+  alignas(64) uint8_t matrix[kTileTokens * kChannelsAtOnce];
   for (int first = 0; first < count; first += kTileTokens) {
     const size_t tile = static_cast<size_t>(first / kTileTokens) * TileBytes(kBits, head_dim);
-    LookUpTile<kBits>(reinterpret_cast<const uint8_t*>(codes) + tile, head_dim, lanes_are_tokens,
-                      table, matrix);
     const int here = count - first < kTileTokens ? count - first : kTileTokens;
-    int64_t block_index = 0;
-    for (const RotationBlock& block : blocks) {
-      float scale[kTileTokens];
-      LoadScales(scales + block_index++ * tokens + first, kTileTokens, codec.unit, 0, scale);
-      for (int t = 0; t < here; ++t) {
-        const auto* from = reinterpret_cast<const int8_t*>(matrix + t * head_dim + block.offset);
-        float* row = rows + static_cast<int64_t>(first + t) * head_dim + block.offset;
-        const Simd::F step = Simd::Set(scale[t]);
-        for (int c = 0; c < block.size; c += Simd::kWidth) {
-          Simd::Store(row + c, Simd::Mul(step, Simd::LoadBytes(from + c)));
+    for (int begin = 0; begin < head_dim; begin += kChannelsAtOnce) {
+      const int width =
+          head_dim - begin < kChannelsAtOnce ? head_dim - begin : int{kChannelsAtOnce};
+      LookUpTile<kBits>(reinterpret_cast<const uint8_t*>(codes) + tile, head_dim, lanes_are_tokens,
+                        begin, begin + width, table, matrix);
+      for (size_t b = 0; b < blocks.size(); ++b) {
+        const int from = blocks[b].offset > begin ? blocks[b].offset : begin;
+        const int block_end = blocks[b].offset + blocks[b].size;
+        const int to = block_end < begin + width ? block_end : begin + width;
+        if (from >= to) continue;
+        float scale[kTileTokens];
+        LoadScales(scales + static_cast<int64_t>(b) * tokens + first, kTileTokens, codec.unit, 0,
+                   scale);
+        for (int t = 0; t < here; ++t) {
+          const auto* bytes = reinterpret_cast<const int8_t*>(matrix + t * width - begin);
+          float* row = rows + static_cast<int64_t>(first + t) * head_dim;
+          const Simd::F step = Simd::Set(scale[t]);
+          for (int c = from; c < to; c += Simd::kWidth) {
+            Simd::Store(row + c, Simd::Mul(step, Simd::LoadBytes(bytes + c)));
+          }
         }
       }
     }

@@ -19,8 +19,9 @@ struct FloatRows {
 };
 
 constexpr int kFewRows = 7;  // up to here keys are read in place
-constexpr int kTransposedTokens = 64;
-constexpr int kMaxRowDim = 1024;
+constexpr int kTransposedTokens = Simd::kColumnsAtOnce * Simd::kWidth;
+// Channels that are transposed at once: what fits the stack of any thread.
+constexpr int kTransposedChannels = 24 * 1024 / (4 * kTransposedTokens);
 // Rows of one kv_head lie far apart for the CPU's own prefetching: so many ahead are fetched.
 constexpr int kRowsAhead = 16;
 
@@ -78,17 +79,20 @@ inline void ScoreFew(const float* queries, int64_t query_stride, int head_dim,
   }
 }
 
-// Logits of kRows queries and kColumns * kWidth keys given as [channel][kTransposedTokens].
+// Logits of kRows queries and kColumns * kWidth keys given as [channel][kTransposedTokens]; added
+// to what is there if `add`.
 template <int kRows, int kColumns>
-inline void DotTransposed(const float* queries, int64_t query_stride, int head_dim,
-                          const float* keys, float* logits, int64_t stride) {
+inline void DotTransposed(const float* queries, int64_t query_stride, int channels,
+                          const float* keys, bool add, float* logits, int64_t stride) {
   Simd::F sums[kRows][kColumns];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kColumns; ++v) sums[r][v] = Simd::Zero();
+    for (int v = 0; v < kColumns; ++v) {
+      sums[r][v] = add ? Simd::Load(logits + r * stride + v * Simd::kWidth) : Simd::Zero();
+    }
   }
-  for (int i = 0; i < head_dim; ++i, keys += kTransposedTokens) {
+  for (int i = 0; i < channels; ++i, keys += kTransposedTokens) {
     Simd::F key[kColumns];
 #pragma GCC unroll 4
     for (int v = 0; v < kColumns; ++v) key[v] = Simd::Load(keys + v * Simd::kWidth);
@@ -114,30 +118,33 @@ void ScoreRows(const float* queries, int64_t query_stride, int rows, int head_di
                int64_t stride) {
   int done = 0;
   if (rows > kFewRows) {
-    alignas(64) float block[kMaxRowDim * kTransposedTokens];
+    alignas(64) float block[kTransposedChannels * kTransposedTokens];
     constexpr int kColumns = Simd::kColumnsAtOnce;
-    constexpr int kStep = kColumns * Simd::kWidth;  // tokens of one product
-    static_assert(kTransposedTokens % kStep == 0);
-    for (; done + kStep <= count; done += kStep) {
-      for (int t = 0; t < kStep; t += Simd::kWidth) {
-        for (int i = 0; i < head_dim; i += Simd::kWidth) {
-          Simd::F square[Simd::kWidth];
-          for (int k = 0; k < Simd::kWidth; ++k) {
-            square[k] = Rows::Load(keys + (done + t + k) * row_stride + i);
-          }
-          Simd::Transpose(square);
-          for (int k = 0; k < Simd::kWidth; ++k) {
-            Simd::Store(block + (i + k) * kTransposedTokens + t, square[k]);
+    const RowBlocks row_blocks(rows);
+    for (; done + kTransposedTokens <= count; done += kTransposedTokens) {
+      for (int begin = 0; begin < head_dim; begin += kTransposedChannels) {
+        const int channels =
+            head_dim - begin < kTransposedChannels ? head_dim - begin : int{kTransposedChannels};
+        for (int t = 0; t < kTransposedTokens; t += Simd::kWidth) {
+          for (int i = 0; i < channels; i += Simd::kWidth) {
+            Simd::F square[Simd::kWidth];
+            for (int k = 0; k < Simd::kWidth; ++k) {
+              square[k] = Rows::Load(keys + (done + t + k) * row_stride + begin + i);
+            }
+            Simd::Transpose(square);
+            for (int k = 0; k < Simd::kWidth; ++k) {
+              Simd::Store(block + (i + k) * kTransposedTokens + t, square[k]);
+            }
           }
         }
-      }
-      const RowBlocks row_blocks(rows);
-      for (int rb = 0; rb < row_blocks.count; ++rb) {
-        const int begin = row_blocks.begin(rb);
-        ForRows(row_blocks.size(rb), [&]<int kRows>() {
-          DotTransposed<kRows, kColumns>(queries + begin * query_stride, query_stride, head_dim,
-                                         block, logits + begin * stride + done, stride);
-        });
+        for (int rb = 0; rb < row_blocks.count; ++rb) {
+          const int row = row_blocks.begin(rb);
+          ForRows(row_blocks.size(rb), [&]<int kRows>() {
+            DotTransposed<kRows, kColumns>(queries + row * query_stride + begin, query_stride,
+                                           channels, block, begin > 0, logits + row * stride + done,
+                                           stride);
+          });
+        }
       }
     }
   }

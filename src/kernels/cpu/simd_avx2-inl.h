@@ -107,6 +107,99 @@ struct Simd {
     }
   }
 
+  // ---- quantising: 2 to 4 bits, magnitudes only
+  using I = __m256i;
+  static constexpr int kStepsAtOnce = 3;  // of the search of an encoder
+  struct Levels {
+    F first, second[2];  // thresholds: the middle one; that of the lower half, and what makes it
+                         // that of the upper one
+    F third, centroids;  // all, by the number passed
+  };
+  template <int kBits>
+  static Levels MakeLevels(const float* centroids, const float* thresholds) {
+    constexpr int kHalf = 1 << (kBits - 1);
+    const F first = Set(thresholds[kHalf / 2 - 1]);
+    if constexpr (kBits == 2) {
+      const __m128d both = _mm_load_sd(reinterpret_cast<const double*>(centroids));
+      return {first, {first, first}, first, _mm256_castpd_ps(_mm256_broadcastsd_pd(both))};
+    } else {
+      const F lower = Set(thresholds[kHalf / 4 - 1]);
+      const F change = _mm256_xor_ps(lower, Set(thresholds[kHalf / 2 + kHalf / 4 - 1]));
+      if constexpr (kBits == 3) {
+        const F all = _mm256_broadcast_ps(reinterpret_cast<const __m128*>(centroids));
+        return {first, {lower, change}, first, all};
+      } else {
+        const I seven = _mm256_setr_epi32(-1, -1, -1, -1, -1, -1, -1, 0);
+        return {first, {lower, change}, _mm256_maskload_ps(thresholds, seven), Load(centroids)};
+      }
+    }
+  }
+  // The centroid of a magnitude, and the number of thresholds that it reaches.
+  template <int kBits>
+  static F Nearest(const Levels& levels, F x, I* passed) {
+    const F first = _mm256_cmp_ps(x, levels.first, _CMP_GE_OQ);
+    if constexpr (kBits == 2) {
+      *passed = _mm256_srli_epi32(_mm256_castps_si256(first), 31);
+      return _mm256_permutevar_ps(levels.centroids, *passed);
+    } else if constexpr (kBits == 3) {
+      const F middle = Middle(levels, first);
+      const I second = _mm256_castps_si256(_mm256_cmp_ps(x, middle, _CMP_GE_OQ));
+      const I high = _mm256_and_si256(_mm256_castps_si256(first), _mm256_set1_epi32(2));
+      *passed = _mm256_sub_epi32(high, second);
+      return _mm256_permutevar_ps(levels.centroids, *passed);
+    } else {
+      const F middle = Middle(levels, first);
+      const F second = _mm256_cmp_ps(x, middle, _CMP_GE_OQ);
+      const I high =
+          _mm256_or_si256(_mm256_and_si256(_mm256_castps_si256(first), _mm256_set1_epi32(4)),
+                          _mm256_and_si256(_mm256_castps_si256(second), _mm256_set1_epi32(2)));
+      const F last = _mm256_permutevar8x32_ps(levels.third, high);
+      *passed = _mm256_sub_epi32(high, _mm256_castps_si256(_mm256_cmp_ps(x, last, _CMP_GE_OQ)));
+      return _mm256_permutevar8x32_ps(levels.centroids, *passed);
+    }
+  }
+  // Where `first` is set the threshold of the upper half; cheaper than a blend by a mask.
+  static F Middle(const Levels& levels, F first) {
+    return _mm256_xor_ps(levels.second[0], _mm256_and_ps(first, levels.second[1]));
+  }
+  // Bytes: half + passed where x >= 0, else half - 1 - passed.
+  static void StoreSigned(uint8_t* p, F x, I passed, int half) {
+    const I negative = _mm256_castps_si256(_mm256_cmp_ps(x, Zero(), _CMP_LT_OQ));
+    const I codes = _mm256_add_epi32(_mm256_xor_si256(passed, negative), _mm256_set1_epi32(half));
+    const __m128i words =
+        _mm_packs_epi32(_mm256_castsi256_si128(codes), _mm256_extracti128_si256(codes, 1));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(words, words));
+  }
+  // Sixteen lanes, folded 8 + 8, 4 + 4, 2 + 2, 1 + 1.
+  static float SumSixteen(const F* lanes) { return Sum(Add(lanes[0], lanes[1])); }
+  // Eight of them: lanes_of(i) is a pointer to the i-th.
+  template <typename LanesOf>
+  static void SumEight(const LanesOf& lanes_of, float* sums) {
+    F half[4];
+    for (int i = 0; i < 4; ++i) {
+      const F* a = lanes_of(i);
+      const F* b = lanes_of(i + 4);
+      const F x = Add(a[0], a[1]), y = Add(b[0], b[1]);
+      half[i] = Add(_mm256_permute2f128_ps(x, y, 0x20), _mm256_permute2f128_ps(x, y, 0x31));
+    }
+    F quarter[2];
+    for (int i = 0; i < 2; ++i) {
+      const F x = half[2 * i], y = half[2 * i + 1];
+      quarter[i] = Add(_mm256_shuffle_ps(x, y, 0x44), _mm256_shuffle_ps(x, y, 0xEE));
+    }
+    _mm256_storeu_ps(sums, Add(_mm256_shuffle_ps(quarter[0], quarter[1], 0x88),
+                               _mm256_shuffle_ps(quarter[0], quarter[1], 0xDD)));
+  }
+  // The first place of the largest of eight numbers.
+  static int FirstLargest(const float* x) {
+    const __m256 all = _mm256_loadu_ps(x);
+    __m256 max = _mm256_max_ps(all, _mm256_permute2f128_ps(all, all, 1));
+    max = _mm256_max_ps(max, _mm256_permute_ps(max, 0x4E));
+    max = _mm256_max_ps(max, _mm256_permute_ps(max, 0xB1));
+    const int places = _mm256_movemask_ps(_mm256_cmp_ps(all, max, _CMP_EQ_OQ));
+    return __builtin_ctz(static_cast<unsigned>(places) | 0x80u);
+  }
+
   // ---- codes: vectors of 64 bytes, 16 lanes x 4 depth steps, in kParts registers
   static constexpr int kParts = 2;
   static constexpr int kPartBytes = 32;
@@ -194,7 +287,6 @@ struct Simd {
   static F ToFloats(const Sums& sums) { return _mm256_cvtepi32_ps(sums); }
   // Rounds kWidth numbers within +-kTop, stores them four (8 bytes) every `stride` bytes; the sums
   // of what was stored gather in `total`.
-  using I = __m256i;
   static I ZeroInt() { return _mm256_setzero_si256(); }
   static int32_t SumInt(I a) {
     __m128i c = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));

@@ -128,6 +128,77 @@ struct Simd {
     }
   }
 
+  // ---- quantising: 2 to 4 bits, magnitudes only
+  using I = __m512i;
+  static constexpr int kStepsAtOnce = 6;  // of the search of an encoder
+  struct Levels {
+    F first, second[2];  // thresholds: the middle one; those of the two halves
+    F third, centroids;  // all, by the number passed
+  };
+  template <int kBits>
+  static Levels MakeLevels(const float* centroids, const float* thresholds) {
+    constexpr int kHalf = 1 << (kBits - 1);
+    constexpr __mmask16 kAll = (1 << kHalf) - 1;
+    return {Set(thresholds[kHalf / 2 - 1]),
+            {Set(thresholds[kBits > 2 ? kHalf / 4 - 1 : 0]),
+             Set(thresholds[kBits > 2 ? kHalf / 2 + kHalf / 4 - 1 : 0])},
+            _mm512_maskz_loadu_ps(kAll >> 1, thresholds),
+            _mm512_maskz_loadu_ps(kAll, centroids)};
+  }
+  // The centroid of a magnitude, and the number of thresholds that it reaches.
+  template <int kBits>
+  static F Nearest(const Levels& levels, F x, I* passed) {
+    const __mmask16 first = _mm512_cmp_ps_mask(x, levels.first, _CMP_GE_OQ);
+    I index = _mm512_maskz_set1_epi32(first, 1 << (kBits - 2));
+    if constexpr (kBits > 2) {
+      const F middle = _mm512_mask_blend_ps(first, levels.second[0], levels.second[1]);
+      const __mmask16 second = _mm512_cmp_ps_mask(x, middle, _CMP_GE_OQ);
+      index = _mm512_mask_or_epi32(index, second, index, _mm512_set1_epi32(1 << (kBits - 3)));
+    }
+    if constexpr (kBits > 3) {
+      const F last = _mm512_permutexvar_ps(index, levels.third);
+      const __mmask16 third = _mm512_cmp_ps_mask(x, last, _CMP_GE_OQ);
+      index = _mm512_mask_or_epi32(index, third, index, _mm512_set1_epi32(1));
+    }
+    *passed = index;
+    return _mm512_permutexvar_ps(index, levels.centroids);
+  }
+  // Bytes: half + passed where x >= 0, else half - 1 - passed.
+  static void StoreSigned(uint8_t* p, F x, I passed, int half) {
+    const __mmask16 negative = _mm512_cmp_ps_mask(x, Zero(), _CMP_LT_OQ);
+    const I sides = _mm512_mask_xor_epi32(passed, negative, passed, _mm512_set1_epi32(-1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                     _mm512_cvtepi32_epi8(_mm512_add_epi32(sides, _mm512_set1_epi32(half))));
+  }
+  // Sixteen lanes, folded 8 + 8, 4 + 4, 2 + 2, 1 + 1.
+  static float SumSixteen(const F* lanes) { return Sum(lanes[0]); }
+  // Eight of them: lanes_of(i) is a pointer to the i-th.
+  template <typename LanesOf>
+  static void SumEight(const LanesOf& lanes_of, float* sums) {
+    __m256 half[4];
+    for (int i = 0; i < 4; ++i) {
+      const __m256 x = Fold(*lanes_of(i)), y = Fold(*lanes_of(i + 4));
+      half[i] =
+          _mm256_add_ps(_mm256_permute2f128_ps(x, y, 0x20), _mm256_permute2f128_ps(x, y, 0x31));
+    }
+    __m256 quarter[2];
+    for (int i = 0; i < 2; ++i) {
+      const __m256 x = half[2 * i], y = half[2 * i + 1];
+      quarter[i] = _mm256_add_ps(_mm256_shuffle_ps(x, y, 0x44), _mm256_shuffle_ps(x, y, 0xEE));
+    }
+    _mm256_storeu_ps(sums, _mm256_add_ps(_mm256_shuffle_ps(quarter[0], quarter[1], 0x88),
+                                         _mm256_shuffle_ps(quarter[0], quarter[1], 0xDD)));
+  }
+  // The first place of the largest of eight numbers.
+  static int FirstLargest(const float* x) {
+    const __m256 all = _mm256_loadu_ps(x);
+    __m256 max = _mm256_max_ps(all, _mm256_permute2f128_ps(all, all, 1));
+    max = _mm256_max_ps(max, _mm256_permute_ps(max, 0x4E));
+    max = _mm256_max_ps(max, _mm256_permute_ps(max, 0xB1));
+    const int places = _mm256_movemask_ps(_mm256_cmp_ps(all, max, _CMP_EQ_OQ));
+    return __builtin_ctz(static_cast<unsigned>(places) | 0x80u);
+  }
+
   // ---- codes: vectors of 64 bytes, 16 lanes x 4 depth steps, in kParts registers
   static constexpr int kParts = 1;
   static constexpr int kPartBytes = 64;
@@ -217,7 +288,6 @@ struct Simd {
   }
   // Rounds kWidth numbers within +-kTop, stores them four (8 bytes) every `stride` bytes; the sums
   // of what was stored gather in `total`.
-  using I = __m512i;
   static I ZeroInt() { return _mm512_setzero_si512(); }
   static int32_t SumInt(I a) {  // modulo 2^32
     const __m256i b = _mm256_add_epi32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1));

@@ -2,6 +2,7 @@
 // Stage 6/7 attend: logits to softmax weights, and conversions; written in the words of `Simd`.
 #pragma once
 
+#include "kernels/cpu/encode-inl.h"
 #include "kernels/kernels.h"
 
 namespace polarquant {
@@ -145,10 +146,6 @@ void HalvesToFloats(const uint16_t* halves, int64_t count, float* floats) {
   float out[Simd::kWidth];
   Simd::Store(out, Simd::LoadHalf(rest));
   for (int64_t k = i; k < count; ++k) floats[k] = out[k - i];
-}
-
-inline Simd::F SaneVector(Simd::F x) {
-  return Simd::Max(Simd::Set(-65504.0f), Simd::Min(Simd::Set(65504.0f), Simd::ZeroNaN(x)));
 }
 
 void FloatsToHalves(const float* floats, int64_t count, uint16_t* halves) {

@@ -6,6 +6,7 @@
 // After tiles-inl.h: the blocks of rows are those of the integer kernels.
 #include "kernels/cpu/decode-inl.h"
 #include "kernels/cpu/encode-inl.h"
+#include "kernels/cpu/records-inl.h"
 #include "kernels/cpu/rotate-inl.h"
 #include "kernels/cpu/rows-inl.h"
 #include "kernels/cpu/softmax-inl.h"
@@ -29,7 +30,10 @@ constexpr Kernels kTable = {
     .scale_row = &ScaleRow,
     .rotate = &RotateRows,
     .unrotate = &UnrotateRows,
-    .encode_tiles = &EncodeTiles,
+    .prepare_rows = &PrepareRows,
+    .encode_rows = &EncodeRows,
+    .read_records = &ReadRecords,
+    .write_records = &WriteRecords,
     .decode_tiles = &DecodeTiles,
     .half_to_float = &HalvesToFloats,
     .float_to_half = &FloatsToHalves,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the balance scales of a layer's keys come from: a profile, or the prompt itself.
 
-Keys with `balanced` are weighed channel by channel against the queries before they are coded. The
+Keys with `balance` are weighed channel by channel against the queries before they are coded. The
 weights are a property of the model. `polarquant tune` puts them into a file; without one they are
 taken from the queries and keys of the first page of the prompt, which our attention function sees,
 and frozen.

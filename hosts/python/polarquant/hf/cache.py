@@ -19,7 +19,7 @@ from polarquant.hf.attention import NAME
 from polarquant.hf.balance import Profile, rope_of
 from polarquant.hf.layer import CROP_COUNTS, PolarQuantLayer, Setup
 
-DEFAULT_KEY, DEFAULT_VALUE = "turbo4:balanced", "turbo4"
+DEFAULT_KEY, DEFAULT_VALUE = "turbo4:balance:center", "turbo4"
 
 
 class PolarQuantCache(Cache):
@@ -31,7 +31,7 @@ class PolarQuantCache(Cache):
         key, value: schemes (`polarquant.schemes()`).
         residual_length: newest tokens kept exact (16 bit).
         sink_tokens: first tokens kept exact.
-        profile: for `balanced` keys. "auto" takes the scales from the first page of the prompt,
+        profile: for keys with `balance`. "auto" takes the scales from the first page of the prompt,
             which needs attn_implementation="polarquant"; or a file of `polarquant tune`.
         skip_layers: numbers of layers that keep the stock 16-bit cache; negative ones count from
             the end.
@@ -263,12 +263,12 @@ class PolarQuantCache(Cache):
     @staticmethod
     def _scheme(text: str) -> str:
         parts = _core.scheme_parts(text)
-        for name in ("dense", "rope"):
+        for name in ("dense", "step"):
             if parts[name]:
-                word = {"dense": "dense", "rope": "center=rope"}[name]
+                word = {"dense": "dense", "step": "center=step (which balanced means)"}[name]
                 raise UnsupportedError(
                     f"scheme {text!r}: {word} is not available in transformers; take "
-                    f"'{parts['codec']}:balanced'"
+                    f"'{parts['codec']}:balance:center'"
                 )
         return parts["name"]
 

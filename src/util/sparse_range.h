@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stage 5/7 page. A virtual range of zero-filled memory of which only what was written is resident,
+// A virtual range of zero-filled memory of which only what was written is resident,
 // and parts of which can be handed back to the operating system.
 //
 // Huge pages are refused on the range: one written row would make 2 MiB resident, which neither
@@ -23,7 +23,7 @@ class SparseRange {
   std::byte* data() const { return data_; }
   size_t bytes() const { return bytes_; }
 
-  // Hands back the OS pages [first, end): they read as zeros afterwards.
+  // Hands back the OS pages [first, end): they read as zeros afterwards. Does not throw.
   void Release(size_t first, size_t end);
   void ReleaseAll() { Release(0, bytes_ / OsPageBytes()); }
 

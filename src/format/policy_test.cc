@@ -32,7 +32,7 @@ void ExpectRefused(ErrorCode code, const std::string& json, const std::string& w
 
 TEST(Policy, TakesEveryDefaultFromAnEmptyObject) {
   const Policy policy = Policy::Parse("{}");
-  EXPECT_EQ(policy.key.ToString(), "turbo4:center");
+  EXPECT_EQ(policy.key.ToString(), "turbo4:balanced");
   EXPECT_EQ(policy.value.ToString(), "turbo4");
   EXPECT_EQ(policy.window_tokens, 128);
   EXPECT_EQ(policy.sink_tokens, 16);

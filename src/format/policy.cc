@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stage 5/7 page: the policy, parsed strictly. A misspelt key or a value out of range is an error
-// with a name, never a default.
+// The policy, spelled as JSON and parsed strictly. A misspelt key or a value out of range is an
+// error with a name, never a default.
 #include "polarquant/policy.h"
 
 #include <algorithm>
@@ -17,7 +17,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr const char* kDefaultKey = "turbo4:center";
+constexpr const char* kDefaultKey = "turbo4:balanced";
 constexpr const char* kDefaultValue = "turbo4";
 constexpr int kMaxLayer = 9999;
 
