@@ -38,6 +38,7 @@ class Step:
     sources: tuple[torch.Tensor, ...] = ()  # the model's own, where they want a gradient
     stored: bool = False  # whether the layer has taken them over
     observed: list[int] | None = None  # what each row had observed before
+    positions: torch.Tensor | None = None  # RoPE's, [batch or 1, n], if the model says them
 
     @property
     def after(self) -> int:
