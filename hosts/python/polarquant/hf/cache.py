@@ -20,7 +20,7 @@ from polarquant.hf.balance import Profile
 from polarquant.hf.layer import CROP_COUNTS, PolarQuantLayer, Setup
 from polarquant.hf.rope import Rope, rope_of, turning_rope_of
 
-DEFAULT_KEY, DEFAULT_VALUE = "turbo4:balance:center", "turbo4"
+DEFAULT_KEY, DEFAULT_VALUE = "turbo4:balanced", "turbo4"
 
 
 class PolarQuantCache(Cache):
