@@ -223,6 +223,21 @@ def test_beams_fork_and_copies_go_their_own_ways():
     assert prefix.get_seq_length() == 400
 
 
+def test_assisted_decoding_changes_nothing():
+    model, assistant, ids = use(llama(), "polarquant"), copy.deepcopy(llama()), prompt(300)
+    with torch.no_grad():  # often right, not always
+        assistant.lm_head.weight.add_(torch.randn_like(assistant.lm_head.weight) * 0.03)
+    use(assistant, "sdpa")
+    options = {
+        "attention_mask": torch.ones_like(ids), "do_sample": False, "max_new_tokens": 30,
+    }  # fmt: skip
+    plain = model.generate(ids, past_key_values=packed(model, BALANCED), **options)
+    assisted = model.generate(
+        ids, past_key_values=packed(model, BALANCED), assistant_model=assistant, **options
+    )
+    assert torch.equal(plain, assisted)
+
+
 @pytest.mark.parametrize("start", [0, 33])
 def test_a_saved_cache_goes_on_as_if_nothing_had_happened(tmp_path, start):
     model, ids = use(llama(), "polarquant"), prompt(700, rows=2)

@@ -87,6 +87,7 @@ class PolarQuantLayer(CacheLayerMixin):
         parts = _core.scheme_parts(setup.key)
         self.steps, self.sharpens = bool(parts["step"]), parts["sharpen"] != 100
         self.needs_profile = self.steps or bool(parts["balance"])
+        self._ropes: dict[int, Rope] = {}  # by head_dim: every step asks
 
     # -- the contract ---------------------------------------------------------------------------
 
@@ -340,7 +341,9 @@ class PolarQuantLayer(CacheLayerMixin):
             )
 
     def _rope(self, head_dim: int) -> Rope:
-        return self.setup.rope(self.setup.layer, head_dim, self.steps)
+        if head_dim not in self._ropes:
+            self._ropes[head_dim] = self.setup.rope(self.setup.layer, head_dim, self.steps)
+        return self._ropes[head_dim]
 
     def _empty(
         self, heads: int, key_dim: int, value_dim: int, start: int = 0
@@ -369,11 +372,12 @@ class PolarQuantLayer(CacheLayerMixin):
             if positions is not None:
                 seen = positions.reshape(-1, count)[b if positions.numel() > count else 0, first:]
                 start = int(seen[0]) - held
-                if (held > 0 and start != row.start) or bool((seen.diff() != 1).any()):
+                jumps = len(seen) > 1 and bool((seen.diff() != 1).any())
+                if jumps or (held > 0 and start != row.start):
                     raise UnsupportedError(
-                        f"row {b} of layer {self.setup.layer}: positions {seen.tolist()[:4]}... do "
-                        f"not go on one by one from {row.start + held if held else int(seen[0])}, "
-                        f"and center=step knows no others; {INSTEAD}"
+                        f"row {b} of layer {self.setup.layer}: the positions from {int(seen[0])} "
+                        f"to {int(seen[-1])} do not follow one another, or not the {held} tokens "
+                        f"before, which began at {row.start}; center=step needs that, {INSTEAD}"
                     )
             elif first > 0:
                 raise UnsupportedError(
