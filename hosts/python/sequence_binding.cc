@@ -190,9 +190,8 @@ nb::tuple Load(const std::string& path) {
 void BindSequence(nb::module_& module) {
   nb::class_<SequenceCache>(module, "SequenceCache",
                             "The keys and the values of one layer and one sequence.\n\n"
-                            "The newest `window_tokens` and the first `sink_tokens` stay exact "
-                            "(16 bit), the others are\nencoded, `page_tokens` at a time, once. Not "
-                            "thread-safe.")
+                            "The newest `window_tokens` and the first `sink_tokens` are read exact "
+                            "(16 bit), the others as they\nwere encoded, once. Not thread-safe.")
       .def(
           "__init__",
           [](SequenceCache* place, const std::string& key, const std::string& value,

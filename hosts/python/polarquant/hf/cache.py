@@ -32,7 +32,7 @@ class PolarQuantCache(Cache):
         key, value: schemes (`polarquant.schemes()`).
         residual_length: newest tokens kept exact (16 bit).
         sink_tokens: first tokens kept exact.
-        profile: for keys with `balance`. "auto" takes the scales from the first page of the prompt,
+        profile: for `balanced` keys. "auto" learns it from the first page of the prompt,
             which needs attn_implementation="polarquant"; or a file of `polarquant tune`.
         skip_layers: numbers of layers that keep the stock 16-bit cache; negative ones count from
             the end.
