@@ -189,6 +189,18 @@ def test_a_padded_batch_is_generated():
         assert [(row.pad, row.start) for row in layer.rows] == [(100, 0), (0, 0)]
 
 
+def test_padding_is_refused_where_the_model_tells_no_positions():
+    sizes = {k: v for k, v in WITHOUT_HEAD_DIM.items() if k != "num_key_value_heads"}
+    model, ids = use(small(transformers.PersimmonConfig(**sizes)), "polarquant"), prompt(40, 2)
+    mask = torch.ones_like(ids)
+    mask[0, :10] = 0
+    cache = packed(model, BALANCED)
+    with pytest.raises(polarquant.UnsupportedError, match="row 0 of layer 0 is padded"):
+        logits(model, ids, cache, [40], mask)
+    logits(model, ids, cache, [40])
+    logits(model, ids, packed(model, "turbo4:balance:center/turbo4"), [40], mask)
+
+
 def test_positions_that_jump_are_refused_and_leave_the_cache_as_it_was():
     model, ids = use(llama(), "polarquant"), prompt(40)
     cache = packed(model, BALANCED)

@@ -119,7 +119,7 @@ def _is_turned(config: Any, layer: int) -> bool:
         return bool(listed[layer])
     if getattr(config, "position_embedding_type", None) not in (None, "rope", "rotary"):
         return False
-    if not getattr(config, "use_mem_rope", True):
+    if not getattr(config, "use_mem_rope", True) or getattr(config, "alibi", False):
         return False
     sliding = getattr(config, "sliding_window", None) is not None
     return not (sliding and getattr(config, "model_type", "") in _GLOBAL_LAYERS_ARE_UNTURNED)
