@@ -190,15 +190,26 @@ def test_a_padded_batch_is_generated():
 
 
 def test_padding_is_refused_where_the_model_tells_no_positions():
-    sizes = {k: v for k, v in WITHOUT_HEAD_DIM.items() if k != "num_key_value_heads"}
-    model, ids = use(small(transformers.PersimmonConfig(**sizes)), "polarquant"), prompt(40, 2)
+    model = use(llama(), "polarquant")
+    ids = prompt(40, 2)
     mask = torch.ones_like(ids)
     mask[0, :10] = 0
-    cache = packed(model, BALANCED)
-    with pytest.raises(polarquant.UnsupportedError, match="row 0 of layer 0 is padded"):
-        logits(model, ids, cache, [40], mask)
-    logits(model, ids, cache, [40])
-    logits(model, ids, packed(model, "turbo4:balance:center/turbo4"), [40], mask)
+    hooks = [  # as models do that hand no positions on to attention
+        layer.self_attn.register_forward_pre_hook(
+            lambda _, args, given: (args, {**given, "position_ids": None}), with_kwargs=True
+        )
+        for layer in model.model.layers
+    ]
+    try:
+        cache = packed(model, BALANCED)
+        with pytest.raises(polarquant.UnsupportedError, match="row 0 of layer 0 is padded"):
+            logits(model, ids, cache, [40], mask)
+        assert {layer.get_seq_length() for layer in cache.layers} == {0}
+        logits(model, ids, cache, [40])
+        logits(model, ids, packed(model, "turbo4:balance:center/turbo4"), [40], mask)
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def test_positions_that_jump_are_refused_and_leave_the_cache_as_it_was():
