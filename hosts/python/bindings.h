@@ -4,7 +4,18 @@
 
 #include <nanobind/nanobind.h>
 
+#include <memory>
+
+#include "polarquant/key_profile.h"
+
 namespace polarquant::python {
+
+// What the keys of a layer are coded with, as Python holds it: rows of a batch share one.
+struct HeldProfile {
+  std::shared_ptr<const KeyProfile> keys;
+  int num_kv_heads = 0;
+  int head_dim = 0;
+};
 
 void BindCodec(nanobind::module_& module);
 void BindProfile(nanobind::module_& module);

@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// Host: Python. What is known of a model's keys, and policies: balance scales observed or read from
-// a profile, the parts of a scheme's name, policy files.
+// Host: Python. What is known of a model's keys, and policies: moments and means observed or read
+// from a profile, what keys are coded with, the parts of a scheme's name, policy files.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <array>
+#include <complex>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "arrays.h"
@@ -58,8 +62,30 @@ std::vector<float> ByToken(const View& view) {
   return rows;
 }
 
-nb::object ObserveBalance(const AnyArray& queries, const AnyArray& keys, int page_tokens,
-                          const std::string& pairing, int rope_dims) {
+Rope RopeOf(const std::string& pairing, int dims, std::vector<double> frequencies,
+            double magnitude) {
+  return {PairingOf(pairing), dims, std::move(frequencies), magnitude};
+}
+
+nb::dict Facts(const LayerProfile& layer) {
+  const auto matrix = [&](const std::vector<float>& values) {
+    return MatrixOf(values, layer.num_kv_heads, layer.head_dim);
+  };
+  nb::dict facts;
+  facts["query_moment"] = matrix(layer.query_moment);
+  facts["key_moment"] = matrix(layer.key_moment);
+  facts["key_variance"] = matrix(layer.key_variance);
+  facts["mean"] = matrix(layer.mean);
+  facts["balance"] = matrix(layer.balance);
+  facts["pairing"] = WordOf(layer.rope.pairing);
+  facts["rope_dims"] = layer.rope.dims;
+  return facts;
+}
+
+nb::dict ObserveKeys(const AnyArray& queries, const AnyArray& keys,
+                     const std::vector<int32_t>& positions, int page_tokens,
+                     const std::string& pairing, int rope_dims, std::vector<double> frequencies,
+                     double magnitude) {
   const View key_view = ViewOf(keys, "keys", std::array<int64_t, 3>{-1, -1, -1});
   const View query_view =
       ViewOf(queries, "queries", std::array<int64_t, 3>{-1, key_view.shape[1], key_view.shape[2]});
@@ -67,18 +93,18 @@ nb::object ObserveBalance(const AnyArray& queries, const AnyArray& keys, int pag
   const auto num_q_heads = static_cast<int>(query_view.shape[0]);
   const auto count = static_cast<int>(key_view.shape[1]);
   const auto head_dim = static_cast<int>(key_view.shape[2]);
-  const Rope rope{PairingOf(pairing), rope_dims, {}};
+  const Rope rope = RopeOf(pairing, rope_dims, std::move(frequencies), magnitude);
+  KeyProfile{{}, {}, rope, {}, {}}.Check(num_kv_heads, head_dim);
   if (num_kv_heads == 0 || num_q_heads % num_kv_heads != 0) {
     throw Error(ErrorCode::kParameter, std::to_string(num_q_heads) + " query heads and " +
                                            std::to_string(num_kv_heads) +
                                            " heads of keys: one must be a multiple of the other");
   }
-  if (rope_dims < 0 || rope_dims > head_dim || rope_dims % 2 != 0) {
-    throw Error(ErrorCode::kParameter, "rope_dims is " + std::to_string(rope_dims) +
-                                           ": it must be even and at most the head_dim, " +
-                                           std::to_string(head_dim));
-  }
   if (count < 1) throw Error(ErrorCode::kParameter, "there are no keys to observe");
+  if (positions.size() != static_cast<size_t>(count)) {
+    throw Error(ErrorCode::kParameter, std::to_string(positions.size()) + " positions for " +
+                                           std::to_string(count) + " keys");
+  }
   if (page_tokens < 1) {
     throw Error(ErrorCode::kParameter,
                 "page_tokens is " + std::to_string(page_tokens) + ": it must be at least 1");
@@ -90,20 +116,68 @@ nb::object ObserveBalance(const AnyArray& queries, const AnyArray& keys, int pag
   observer.AddQueries(query_rows.data(), count, query_stride, num_q_heads, head_dim);
   for (int first = 0; first < count; first += page_tokens) {
     observer.AddPage(key_rows.data() + first * key_stride, std::min(page_tokens, count - first),
-                     key_stride, nullptr);  // no frequencies, so no positions
+                     key_stride, positions.data() + first);
   }
-  return MatrixOf(observer.Finish(1).balance, num_kv_heads, head_dim);
+  return Facts(observer.Finish(1));
+}
+
+// Of all that is known of a layer, what keys of `scheme` are coded with.
+HeldProfile MakeKeyProfile(const std::string& scheme, const nb::dict& layer,
+                           const std::string& pairing, int rope_dims,
+                           std::vector<double> frequencies, double magnitude) {
+  LayerProfile known;
+  const auto take = [&](const char* name, std::vector<float>& values) {
+    const View view = ViewOf(nb::cast<AnyArray>(layer[name]), name, std::array<int64_t, 2>{-1, -1});
+    CheckFloats(view, name);
+    known.num_kv_heads = static_cast<int>(view.shape[0]);
+    known.head_dim = static_cast<int>(view.shape[1]);
+    for (int64_t head = 0; head < view.shape[0]; ++head) {
+      const float* row = static_cast<const float*>(view.data) + head * view.strides[0];
+      values.insert(values.end(), row, row + view.shape[1]);
+    }
+  };
+  take("query_moment", known.query_moment);
+  take("key_moment", known.key_moment);
+  take("key_variance", known.key_variance);
+  take("mean", known.mean);
+  take("balance", known.balance);
+  const Normalisation normalisation = Scheme::Parse(scheme).normalisation;
+  const Rope rope = RopeOf(pairing, rope_dims, std::move(frequencies), magnitude);
+  KeyProfile{known.balance, known.mean, rope, {}, {}}.Check(known.num_kv_heads, known.head_dim);
+  KeyProfile keys = known.KeysFor(normalisation, rope);
+  if (normalisation.step == 0) {  // the mean of a page needs nothing of this
+    keys.mean.clear();
+    keys.rope = {};
+  }
+  return {std::make_shared<const KeyProfile>(std::move(keys)), known.num_kv_heads, known.head_dim};
+}
+
+// For rows whose number n stands at the position n + `positions`: RoPE at n turns a mean that was
+// turned by `positions` before as far as the row was.
+HeldProfile Turned(const HeldProfile& profile, int64_t positions) {
+  const Rope& rope = profile.keys->rope;
+  if (positions == 0 || rope.dims == 0 || profile.keys->mean.empty()) return profile;
+  KeyProfile turned = *profile.keys;
+  for (int head = 0; head < profile.num_kv_heads; ++head) {
+    float* mean = turned.mean.data() + int64_t{head} * profile.head_dim;
+    for (size_t p = 0; p < rope.frequencies.size(); ++p) {
+      const auto [a, b] = rope.Pair(static_cast<int>(p));
+      const std::complex<double> pair(static_cast<double>(mean[a]), static_cast<double>(mean[b]));
+      const std::complex<double> moved =
+          pair * std::polar(1.0, rope.frequencies[p] * static_cast<double>(positions));
+      mean[a] = static_cast<float>(moved.real());
+      mean[b] = static_cast<float>(moved.imag());
+    }
+  }
+  return {std::make_shared<const KeyProfile>(std::move(turned)), profile.num_kv_heads,
+          profile.head_dim};
 }
 
 nb::dict LoadProfile(const std::string& path) {
   const ModelProfile profile = ModelProfile::Load(path);
   nb::dict layers;
   for (const LayerProfile& layer : profile.layers) {
-    nb::dict facts;
-    facts["balance"] = MatrixOf(layer.balance, layer.num_kv_heads, layer.head_dim);
-    facts["pairing"] = WordOf(layer.rope.pairing);
-    facts["rope_dims"] = layer.rope.dims;
-    layers[nb::int_(layer.layer)] = facts;
+    layers[nb::int_(layer.layer)] = Facts(layer);
   }
   nb::dict facts;
   facts["model"] = profile.model;
@@ -147,15 +221,38 @@ nb::dict ReadPolicy(const std::string& json, int num_layers) {
 }  // namespace
 
 void BindProfile(nb::module_& module) {
-  module.def("observe_balance", &ObserveBalance, "queries"_a.noconvert(), "keys"_a.noconvert(),
-             "page_tokens"_a, "pairing"_a, "rope_dims"_a,
-             "The balance scale about the means of pages, float32 [num_kv_heads, head_dim], from "
-             "queries [num_q_heads, n, "
-             "head_dim] and keys\n[num_kv_heads, n, head_dim] after RoPE. pairing: which channels "
-             "RoPE turns, 'halves', 'adjacent' or 'none'.");
+  nb::class_<HeldProfile>(module, "KeyProfile", "What the keys of a layer are coded with.")
+      .def_prop_ro(
+          "balance",
+          [](const HeldProfile& p) {
+            return MatrixOf(p.keys->balance, p.num_kv_heads, p.head_dim);
+          },
+          "The balance scale, float32 [num_kv_heads, head_dim].")
+      .def_prop_ro(
+          "mean",
+          [](const HeldProfile& p) -> nb::object {
+            if (p.keys->mean.empty()) return nb::none();
+            return MatrixOf(p.keys->mean, p.num_kv_heads, p.head_dim);
+          },
+          "The mean key before RoPE, float32 [num_kv_heads, head_dim], or None.")
+      .def_ro("num_kv_heads", &HeldProfile::num_kv_heads)
+      .def_ro("head_dim", &HeldProfile::head_dim)
+      .def("turned", &Turned, "positions"_a,
+           "The same for rows that stand that many positions behind their number.");
+  module.def("key_profile", &MakeKeyProfile, "scheme"_a, "layer"_a, "pairing"_a, "rope_dims"_a,
+             "frequencies"_a, "magnitude"_a,
+             "The KeyProfile for keys of `scheme` where RoPE turns as said, from a layer of "
+             "observe_keys or load_profile.");
+  module.def("observe_keys", &ObserveKeys, "queries"_a.noconvert(), "keys"_a.noconvert(),
+             "positions"_a, "page_tokens"_a, "pairing"_a, "rope_dims"_a, "frequencies"_a,
+             "magnitude"_a,
+             "What a profile says of a layer, from queries [num_q_heads, n, head_dim] and keys\n"
+             "[num_kv_heads, n, head_dim] after RoPE at `positions`. pairing: which channels RoPE "
+             "turns, 'halves',\n'adjacent' or 'none'. Without frequencies the mean of these is 0.");
   module.def("load_profile", &LoadProfile, "path"_a,
              "A file made by `polarquant tune`: {'model', 'architecture', 'layers': {number: "
-             "{'balance': float32\n[num_kv_heads, head_dim], 'pairing', 'rope_dims'}}}.");
+             "{'query_moment',\n'key_moment', 'key_variance', 'mean', 'balance': float32 "
+             "[num_kv_heads, head_dim], 'pairing',\n'rope_dims'}}}.");
   module.def("scheme_parts", &SchemeParts, "text"_a,
              "The canonical name of a scheme, its codec, and which normalisations it asks for.");
   module.def("read_policy", &ReadPolicy, "json"_a, "num_layers"_a,

@@ -69,23 +69,16 @@ void Settle(SequenceCache& cache, int threads) {
   cache.Settle(num_threads);
 }
 
-void SetBalance(SequenceCache& cache, const AnyArray& balance) {
-  const SequenceCache::Config& config = cache.config();
-  const View view = ViewOf(balance, "balance scales",
-                           std::array<int64_t, 2>{config.num_kv_heads, config.key_head_dim});
-  const float* scales = FloatsOf(view, "balance scales");
-  auto profile = std::make_shared<KeyProfile>();
-  for (int64_t head = 0; head < view.shape[0]; ++head) {
-    const float* row = scales + head * view.strides[0];
-    profile->balance.insert(profile->balance.end(), row, row + view.shape[1]);
-  }
-  cache.SetProfile(std::move(profile));
+void SetProfile(SequenceCache& cache, const HeldProfile& profile, int threads) {
+  const int num_threads = NumThreads(threads);
+  const nb::gil_scoped_release released;
+  cache.SetProfile(profile.keys, num_threads);
 }
 
-nb::object Balance(const SequenceCache& cache) {
+nb::object ProfileOf(const SequenceCache& cache) {
   const SequenceCache::Config& config = cache.config();
-  if (config.profile == nullptr || config.profile->balance.empty()) return nb::none();
-  return MatrixOf(config.profile->balance, config.num_kv_heads, config.key_head_dim);
+  if (config.profile == nullptr) return nb::none();
+  return nb::cast(HeldProfile{config.profile, config.num_kv_heads, config.key_head_dim});
 }
 
 Role RoleOf(const std::string& word) {
@@ -197,9 +190,8 @@ nb::tuple Load(const std::string& path) {
 void BindSequence(nb::module_& module) {
   nb::class_<SequenceCache>(module, "SequenceCache",
                             "The keys and the values of one layer and one sequence.\n\n"
-                            "The newest `window_tokens` and the first `sink_tokens` stay exact "
-                            "(16 bit), the others are\nencoded, `page_tokens` at a time, once. Not "
-                            "thread-safe.")
+                            "The newest `window_tokens` and the first `sink_tokens` are read exact "
+                            "(16 bit), the others as they\nwere encoded, once. Not thread-safe.")
       .def(
           "__init__",
           [](SequenceCache* place, const std::string& key, const std::string& value,
@@ -213,14 +205,15 @@ void BindSequence(nb::module_& module) {
       .def("append", &Append, "keys"_a.noconvert(), "values"_a.noconvert(), "threads"_a = 0,
            "Rows [num_kv_heads, n, head_dim] of new tokens; rounded to f16.")
       .def("settle", &Settle, "threads"_a = 0,
-           "Closes the pages that have left the window. ParameterError if that needs a balance "
-           "that was not set.")
-      .def("set_balance", &SetBalance, "balance"_a.noconvert(),
-           "float32 [num_kv_heads, key_head_dim], frozen from now on. ParameterError if a page was "
-           "closed already or there is a balance.")
-      .def_prop_ro("balance", &Balance, "float32 [num_kv_heads, key_head_dim], or None.")
+           "Retires what has left the window. ParameterError if that needs a profile that was not "
+           "set.")
+      .def("set_profile", &SetProfile, "profile"_a, "threads"_a = 0,
+           "What keys are coded with, frozen from now on. ParameterError if there is a profile, or "
+           "if the scheme takes none.")
+      .def_prop_ro("profile", &ProfileOf, "A KeyProfile, or None.")
       .def_prop_ro("wants_profile", &SequenceCache::wants_profile,
-                   "Whether a page cannot close for want of a balance; settle() would raise.")
+                   "Whether a page has left the window that waits for a profile; settle() would "
+                   "raise.")
       .def("read", &Read, "role"_a, "first"_a, "count"_a, "out"_a.noconvert(), "threads"_a = 0,
            "Tokens [first, first + count) of 'key' or 'value' as attention sees them, into the "
            "float32 array out [num_kv_heads, count, head_dim].")

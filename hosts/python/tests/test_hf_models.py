@@ -120,7 +120,7 @@ def test_a_model_of_sliding_layers_alone_is_refused():
     ],
 )
 def test_the_pairs_of_rope_are_the_models_own(config, pairing, dims):
-    from polarquant.hf.balance import rope_of
+    from polarquant.hf.rope import rope_of
 
     assert rope_of(config, 64) == (pairing, dims)
 

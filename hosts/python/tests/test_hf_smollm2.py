@@ -61,6 +61,7 @@ def test_divergence_stays_small(model, ids):
         name: divergence(*name)
         for name in (
             ("polarquant", "f16"),
+            ("polarquant", "turbo4:balanced/turbo4"),
             ("polarquant", "turbo4:balance:center/turbo4"),
             ("polarquant", "turbo4:center/turbo4"),
             ("sdpa", "turbo4:center/turbo4"),
@@ -69,7 +70,8 @@ def test_divergence_stays_small(model, ids):
     }
     print(figures)
     assert figures["polarquant", "f16"] < 1e-5
-    assert figures["polarquant", "turbo4:balance:center/turbo4"] < 0.004
+    for keys in ("balanced", "balance:center"):
+        assert figures["polarquant", f"turbo4:{keys}/turbo4"] < 0.004
     assert figures["polarquant", "turbo3:balance:center/turbo3"] < 0.016
     both = [figures[way, "turbo4:center/turbo4"] for way in ("polarquant", "sdpa")]
     assert abs(both[0] - both[1]) < 0.1 * both[0]

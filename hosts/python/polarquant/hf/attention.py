@@ -59,6 +59,8 @@ def polarquant_attention_forward(
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     terms = Terms(scaling, dropout, softcap, s_aux, sliding_window, causal)
     step = step_of(key)
+    if step is not None:
+        step.positions = kwargs.get("position_ids")
     try:
         _check_arguments(kwargs)
         if step is not None and step.before > 0:
@@ -202,7 +204,7 @@ def _take(step: Step, query: torch.Tensor, mask: torch.Tensor | None) -> None:
     if step.stored:
         return
     skip = _padding(step, mask)
-    step.layer.store(step, skip)
+    step.layer.store(step, skip, step.positions)
     step.layer.observe(query, step, skip)
     step.layer.attended()
 
@@ -216,7 +218,7 @@ def _on_pages(
     fresh = not step.stored
     if fresh:
         skip = _padding(step, mask)
-        layer.store(step, skip)
+        layer.store(step, skip, step.positions)
     elif layer.length != step.after:
         raise ParameterError(
             f"layer {layer.setup.layer} went on to {layer.length} tokens before attention read the "

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the balance scales of a layer's keys come from: a profile, or the prompt itself.
+"""What the keys of a layer are coded with, and where it comes from: a profile or the prompt itself.
 
-Keys with `balance` are weighed channel by channel against the queries before they are coded. The
-weights are a property of the model. `polarquant tune` puts them into a file; without one they are
-taken from the queries and keys of the first page of the prompt, which our attention function sees,
-and frozen.
+Keys with `balance` are weighed channel by channel against the queries before they are coded, and
+`center=step` takes off their mean before RoPE, turned as RoPE turns it. Both are properties of the
+model. `polarquant tune` puts them into a file; without one they are taken from the queries and keys
+of the first page of the prompt, which our attention function sees, and frozen.
 """
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import torch
 
 from polarquant import _core
-from polarquant.errors import ParameterError, UnsupportedError
+from polarquant.errors import ParameterError
+from polarquant.hf.rope import Rope
 
 REMEDIES = (
     "use model.set_attn_implementation('polarquant'), where queries are seen; or give "
@@ -23,51 +23,19 @@ REMEDIES = (
 )
 
 
-def rope_of(config: Any, head_dim: int) -> tuple[str, int]:
-    """How the model turns its keys: ('halves' | 'adjacent' | 'none', channels turned).
-
-    The model's own `rotate_half` is asked which channels it pairs.
-    """
-    for name in ("qk_rope_head_dim", "kv_lora_rank"):
-        if getattr(config, name, None):
-            raise UnsupportedError(
-                f"config has {name}: keys whose last channels alone are turned by RoPE cannot be "
-                f"balanced from here; take key='turbo4:center'"
-            )
-    rope = getattr(config, "rope_parameters", None) or {}
-    if not rope and getattr(config, "rope_theta", None) is None:
-        return "none", 0
-    if "full_attention" in rope:  # parameters by layer type
-        rope = rope["full_attention"] or {}
-    share = rope.get("partial_rotary_factor") or getattr(config, "partial_rotary_factor", None)
-    dims = int(head_dim * (share or 1.0))
-    module_name = type(config).__module__.replace("configuration_", "modeling_")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError:
-        module = None
-    if hasattr(module, "rotate_half"):
-        first = int(module.rotate_half(torch.arange(8.0))[0].abs())
-        if first in (4, 1):
-            return ("halves" if first == 4 else "adjacent"), dims
-    known = {"gpt_oss": "halves", "llama4_text": "adjacent"}.get(getattr(config, "model_type", ""))
-    if known is None:
-        raise UnsupportedError(
-            f"cannot tell which channels RoPE pairs in {module_name}: say rope='halves' (channels "
-            f"i and i + d/2) or rope='adjacent' (2i and 2i + 1)"
-        )
-    return known, dims
+# What a profile says of the channels of a layer, each [num_kv_heads, head_dim].
+_MATRICES = ("query_moment", "key_moment", "key_variance", "mean", "balance")
 
 
-def permuted(balance: torch.Tensor, pairing: str, dims: int, wanted: str) -> torch.Tensor:
-    """Scales [num_kv_heads, head_dim] from one order of channels into the other.
+def permuted(values: torch.Tensor, pairing: str, dims: int, wanted: str) -> torch.Tensor:
+    """Values [num_kv_heads, head_dim] from one order of channels into the other.
 
     llama.cpp's files of the llama family have the two channels of a frequency beside each other,
     transformers has them half a head apart.
     """
     if pairing == wanted or "none" in (pairing, wanted):
-        return balance
-    turned, rest = balance[:, :dims], balance[:, dims:]
+        return values
+    turned, rest = values[:, :dims], values[:, dims:]
     if wanted == "halves":
         turned = torch.cat([turned[:, 0::2], turned[:, 1::2]], dim=1)
     else:
@@ -75,43 +43,66 @@ def permuted(balance: torch.Tensor, pairing: str, dims: int, wanted: str) -> tor
     return torch.cat([turned, rest], dim=1).contiguous()
 
 
+def _keys_of(scheme: str, layer: dict[str, Any], rope: Rope) -> _core.KeyProfile:
+    return _core.key_profile(
+        scheme, layer, rope.pairing, rope.dims, list(rope.frequencies), rope.magnitude
+    )
+
+
 class Profile:
-    """The scales of all layers from a file of `polarquant tune`."""
+    """All layers of a file of `polarquant tune`."""
 
     def __init__(self, path: str) -> None:
         self.path = str(path)
         self._layers = _core.load_profile(self.path)["layers"]
 
-    def of(self, layer: int, num_kv_heads: int, head_dim: int, pairing: str) -> torch.Tensor:
-        """float32 [num_kv_heads, head_dim] in the model's own order of channels."""
+    def of(
+        self, layer: int, num_kv_heads: int, head_dim: int, scheme: str, rope: Rope
+    ) -> _core.KeyProfile:
+        """For keys in the model's own order of channels, turned by its own frequencies."""
         if layer not in self._layers:
             raise ParameterError(
                 f"{self.path} has no layer {layer}: it has {sorted(self._layers)}; is it the "
                 f"profile of another model?"
             )
         found = self._layers[layer]
-        balance = torch.from_numpy(found["balance"].copy())
-        if tuple(balance.shape) != (num_kv_heads, head_dim):
+        shape = list(found["balance"].shape)
+        if shape != [num_kv_heads, head_dim]:
             raise ParameterError(
-                f"{self.path} has {list(balance.shape)} scales for layer {layer}, the model has "
+                f"{self.path} has {shape} scales for layer {layer}, the model has "
                 f"{num_kv_heads} heads of {head_dim} channels: it is the profile of another model"
             )
-        return permuted(balance, found["pairing"], found["rope_dims"], pairing)
+        pairing, dims = found["pairing"], found["rope_dims"]
+        if rope.frequencies and dims != rope.dims:
+            raise ParameterError(
+                f"{self.path}: RoPE turns {rope.dims} channels of a head of layer {layer} here and "
+                f"{dims} in the profile: it is the profile of another model"
+            )
+        ours = {
+            name: permuted(
+                torch.from_numpy(found[name].copy()), pairing, dims, rope.pairing
+            ).numpy()
+            for name in _MATRICES
+        }
+        return _keys_of(scheme, ours, rope)
 
 
 class Frozen:
-    """The scales of one layer that a cache was saved with, whatever became of their profile."""
+    """What one layer of a cache was saved with, whatever became of the profile it is from."""
 
-    def __init__(self, path: str, balance: torch.Tensor) -> None:
-        self.path, self._balance = path, balance
+    def __init__(self, path: str, profile: _core.KeyProfile) -> None:
+        self.path, self._profile = path, profile
 
-    def of(self, layer: int, num_kv_heads: int, head_dim: int, pairing: str) -> torch.Tensor:
-        if tuple(self._balance.shape) != (num_kv_heads, head_dim):
+    def of(
+        self, layer: int, num_kv_heads: int, head_dim: int, scheme: str, rope: Rope
+    ) -> _core.KeyProfile:
+        saved = (self._profile.num_kv_heads, self._profile.head_dim)
+        if saved != (num_kv_heads, head_dim):
             raise ParameterError(
-                f"layer {layer} was saved with scales of the shape {list(self._balance.shape)}, "
+                f"layer {layer} was saved with scales of the shape {list(saved)}, "
                 f"its keys now have {num_kv_heads} heads of {head_dim} channels"
             )
-        return self._balance
+        return self._profile
 
 
 class Observed:
@@ -152,11 +143,15 @@ class Observed:
         return sum(each.nbytes for each in self._queries + self._keys)
 
 
-def balance_of(pages: list[Observed], page_tokens: int, rope: tuple[str, int]) -> torch.Tensor:
-    """The scales, float32 [num_kv_heads, head_dim], from whole observed pages."""
-    seen = [page.page() for page in pages]
-    queries = torch.cat([q for q, _ in seen], dim=1).contiguous()
-    keys = torch.cat([k for _, k in seen], dim=1).contiguous()
-    return torch.from_numpy(
-        _core.observe_balance(queries, keys, page_tokens, pairing=rope[0], rope_dims=rope[1])
-    )
+def learnt(
+    pages: list[tuple[Observed, int]], page_tokens: int, scheme: str, rope: Rope
+) -> _core.KeyProfile:
+    """From whole observed pages, each with the position of its first token."""
+    seen = [page.page() for page, _ in pages]
+    layer = _core.observe_keys(
+        torch.cat([q for q, _ in seen], dim=1).contiguous(),
+        torch.cat([k for _, k in seen], dim=1).contiguous(),
+        [first + i for _, first in pages for i in range(page_tokens)],
+        page_tokens, rope.pairing, rope.dims, list(rope.frequencies), rope.magnitude,
+    )  # fmt: skip
+    return _keys_of(scheme, layer, rope)

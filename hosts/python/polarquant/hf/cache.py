@@ -16,10 +16,11 @@ from polarquant import _core
 from polarquant.errors import ParameterError, UnsupportedError
 from polarquant.hf import files
 from polarquant.hf.attention import NAME
-from polarquant.hf.balance import Profile, rope_of
+from polarquant.hf.balance import Profile
 from polarquant.hf.layer import CROP_COUNTS, PolarQuantLayer, Setup
+from polarquant.hf.rope import Rope, rope_of, turning_rope_of
 
-DEFAULT_KEY, DEFAULT_VALUE = "turbo4:balance:center", "turbo4"
+DEFAULT_KEY, DEFAULT_VALUE = "turbo4:balanced", "turbo4"
 
 
 class PolarQuantCache(Cache):
@@ -31,7 +32,7 @@ class PolarQuantCache(Cache):
         key, value: schemes (`polarquant.schemes()`).
         residual_length: newest tokens kept exact (16 bit).
         sink_tokens: first tokens kept exact.
-        profile: for keys with `balance`. "auto" takes the scales from the first page of the prompt,
+        profile: for `balanced` keys. "auto" learns it from the first page of the prompt,
             which needs attn_implementation="polarquant"; or a file of `polarquant tune`.
         skip_layers: numbers of layers that keep the stock 16-bit cache; negative ones count from
             the end.
@@ -136,6 +137,8 @@ class PolarQuantCache(Cache):
                 layers[i].setup.key, layers[i].setup.value, head_dim, head_dim, 1, page_tokens,
                 residual_length, sink_tokens,
             )  # fmt: skip
+            if layers[i].steps:
+                self._rope(i, head_dim, True)
         super().__init__(layers=layers)
         # The first layer that a step updates, and the tokens it had then: the others must have as
         # many, or an earlier step has stopped between two layers.
@@ -255,21 +258,21 @@ class PolarQuantCache(Cache):
     def _threads(self) -> int:
         return self.threads or torch.get_num_threads()
 
-    def _rope(self, head_dim: int) -> tuple[str, int]:
+    def _rope(self, layer: int, head_dim: int, frequencies: bool) -> Rope:
+        if frequencies:
+            return turning_rope_of(self.config, layer, head_dim, self.rope)
         if self.rope == "auto":
-            return rope_of(self.config, head_dim)
-        return self.rope, 0 if self.rope == "none" else head_dim
+            return Rope(*rope_of(self.config, head_dim))
+        return Rope(self.rope, 0 if self.rope == "none" else head_dim)
 
     @staticmethod
     def _scheme(text: str) -> str:
         parts = _core.scheme_parts(text)
-        for name in ("dense", "step"):
-            if parts[name]:
-                word = {"dense": "dense", "step": "center=step (which balanced means)"}[name]
-                raise UnsupportedError(
-                    f"scheme {text!r}: {word} is not available in transformers; take "
-                    f"'{parts['codec']}:balance:center'"
-                )
+        if parts["dense"]:
+            raise UnsupportedError(
+                f"scheme {text!r}: dense is not available in transformers; take "
+                f"'{parts['codec']}:balanced'"
+            )
         return parts["name"]
 
     def _ours(self, layers: list[Any], skip_layers: Iterable[int]) -> list[int]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import torch
 import transformers
@@ -17,8 +17,8 @@ from polarquant.errors import FormatError, ParameterError, UnsupportedError
 from polarquant.hf.balance import Frozen, Profile
 from polarquant.hf.layer import PolarQuantLayer, Row
 
-if TYPE_CHECKING:
-    from polarquant.hf.cache import PolarQuantCache
+# PolarQuantCache, which imports this file.
+Cache = TypeVar("Cache", bound=transformers.Cache)
 
 _VERSION = 1
 
@@ -41,7 +41,7 @@ def _shape(config: Any) -> dict[str, Any]:
     return {name: getattr(config, name, None) for name in names}
 
 
-def save(cache: PolarQuantCache, path: str) -> None:
+def save(cache: transformers.Cache, path: str) -> None:
     layers, caches = [], []
     for number, layer in enumerate(cache.layers):
         kind = type(layer).__name__
@@ -56,10 +56,10 @@ def save(cache: PolarQuantCache, path: str) -> None:
             continue
         layer.flush()
         setup = layer.setup
-        if layer.needs_balance and layer.balance is None and layer.length > 0:
+        if layer.needs_profile and layer.profile is None and layer.length > 0:
             raise UnsupportedError(
                 f"layer {number} has not seen the first {setup.page_tokens} tokens yet, from which "
-                f"its balance is taken, and the file has no place for what it saw: save later, or "
+                f"its balance is learnt, and the file has no place for what it saw: save later, or "
                 f"make the cache with profile=FILE"
             )
         layers.append(
@@ -74,6 +74,7 @@ def save(cache: PolarQuantCache, path: str) -> None:
                 "dtype": str(layer.dtype).removeprefix("torch.") if layer.dtype else None,
                 "rows": list(range(len(caches), len(caches) + len(layer.rows))),
                 "padding": [row.pad for row in layer.rows],
+                "starts": [row.start for row in layer.rows],
                 "profile": setup.profile.path if setup.profile else None,
             }
         )
@@ -90,9 +91,7 @@ def save(cache: PolarQuantCache, path: str) -> None:
     _core.SequenceCache.save(path, caches, json.dumps(text))
 
 
-def load(
-    cls: type[PolarQuantCache], path: str, config: Any, threads: int | None
-) -> PolarQuantCache:
+def load(cls: type[Cache], path: str, config: Any, threads: int | None) -> Cache:
     text, caches = _core.SequenceCache.load(path)
     try:
         facts = json.loads(text)
@@ -135,21 +134,25 @@ def load(
 
 
 def _restore(layer: PolarQuantLayer, entry: dict[str, Any], caches: list[Any]) -> None:
-    layer.setup = replace(
-        layer.setup,
-        **{key: entry[key] for key in ("key", "value", "page_tokens", "window_tokens")},
-        sink_tokens=entry["sink_tokens"],
+    layer.take(
+        replace(
+            layer.setup,
+            **{key: entry[key] for key in ("key", "value", "page_tokens", "window_tokens")},
+            sink_tokens=entry["sink_tokens"],
+        )
     )
-    layer.needs_balance = bool(_core.scheme_parts(entry["key"])["balance"])
+    starts = entry.get("starts") or [0] * len(entry["rows"])
     layer.rows = [
-        Row(caches[i], pad) for i, pad in zip(entry["rows"], entry["padding"], strict=True)
+        Row(caches[i], pad, start)
+        for i, pad, start in zip(entry["rows"], entry["padding"], starts, strict=True)
     ]
     layer.length = entry["length"]
     layer.dtype = getattr(torch, entry["dtype"]) if entry["dtype"] else None
     layer.is_initialized = bool(layer.rows)
-    if layer.rows and (balance := layer.rows[0].cache.balance) is not None:
-        layer.balance = torch.from_numpy(balance.copy())
-    if (profile := entry.get("profile")) and layer.needs_balance:  # for what follows a reset
-        known = layer.balance is not None
-        source = Frozen(profile, layer.balance) if known else Profile(profile)
+    known = [row for row in layer.rows if row.cache.profile is not None]
+    if known:
+        row = min(known, key=lambda each: abs(each.start))
+        layer.profile = row.cache.profile.turned(-row.start)
+    if (profile := entry.get("profile")) and layer.needs_profile:  # for what follows a reset
+        source = Frozen(profile, layer.profile) if known else Profile(profile)
         layer.setup = replace(layer.setup, profile=source)

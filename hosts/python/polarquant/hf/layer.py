@@ -20,8 +20,9 @@ from transformers.cache_utils import CacheLayerMixin
 
 from polarquant import _core
 from polarquant.errors import ParameterError, UnsupportedError
-from polarquant.hf.balance import REMEDIES, Frozen, Observed, Profile, balance_of
+from polarquant.hf.balance import REMEDIES, Frozen, Observed, Profile, learnt
 from polarquant.hf.links import Linked, Step, without_gradient
+from polarquant.hf.rope import INSTEAD, Rope
 
 # In 4.57 crop(0) empties, in 5.x it removes nothing.
 CROP_COUNTS = int(transformers.__version__.split(".")[0]) >= 5
@@ -41,8 +42,8 @@ class Setup:
     profile: Profile | Frozen | None
     # Other layers attend to this one's keys later in the same step.
     shared: bool
-    # How RoPE pairs channels, for a head_dim: balance.rope_of.
-    rope: Callable[[int], tuple[str, int]]
+    # How RoPE turns keys of a layer with a head_dim; the last argument asks for frequencies.
+    rope: Callable[[int, int, bool], Rope]
     # Whether the model's attention is ours, so that nothing need be decoded.
     packed: Callable[[], bool]
     threads: Callable[[], int]
@@ -54,10 +55,11 @@ class Row:
 
     cache: _core.SequenceCache
     pad: int = 0
+    start: int = 0  # RoPE's position of its first token, where that matters
     observed: Observed = field(default_factory=Observed)
 
     def fork(self) -> Row:
-        return Row(self.cache.fork(), self.pad, self.observed.copy())
+        return Row(self.cache.fork(), self.pad, self.start, self.observed.copy())
 
 
 class PolarQuantLayer(CacheLayerMixin):
@@ -69,16 +71,23 @@ class PolarQuantLayer(CacheLayerMixin):
 
     def __init__(self, setup: Setup) -> None:
         super().__init__()
-        self.setup = setup
+        self.take(setup)
         self.rows: list[Row] = []
         self.length = 0  # tokens with padding, without those of an update under way
         self.dtype: torch.dtype | None = None
         self.device = torch.device("cpu")
-        self.balance: torch.Tensor | None = None
-        parts = _core.scheme_parts(setup.key)
-        self.needs_balance, self.sharpens = bool(parts["balance"]), parts["sharpen"] != 100
+        # What keys are coded with, of rows that start at position 0.
+        self.profile: _core.KeyProfile | None = None
         self._step: Step | None = None
         self._unsettled = False
+
+    def take(self, setup: Setup) -> None:
+        """Makes it the layer's own."""
+        self.setup = setup
+        parts = _core.scheme_parts(setup.key)
+        self.steps, self.sharpens = bool(parts["step"]), parts["sharpen"] != 100
+        self.needs_profile = self.steps or bool(parts["balance"])
+        self._ropes: dict[int, Rope] = {}  # by head_dim: every step asks
 
     # -- the contract ---------------------------------------------------------------------------
 
@@ -88,22 +97,12 @@ class PolarQuantLayer(CacheLayerMixin):
         values = key_states if value_states is None else value_states
         batch, heads, _, head_dim = key_states.shape
         setup = self.setup
-        if self.needs_balance and self.balance is None and setup.profile is not None:
-            self.balance = setup.profile.of(setup.layer, heads, head_dim, setup.rope(head_dim)[0])
-        self.dtype = key_states.dtype
-        self.rows = [
-            Row(
-                _core.SequenceCache(
-                    setup.key, setup.value, head_dim, values.shape[-1], heads,
-                    page_tokens=setup.page_tokens, window_tokens=setup.window_tokens,
-                    sink_tokens=setup.sink_tokens,
-                )
+        if self.needs_profile and self.profile is None and setup.profile is not None:
+            self.profile = setup.profile.of(
+                setup.layer, heads, head_dim, setup.key, self._rope(head_dim)
             )
-            for _ in range(batch)
-        ]  # fmt: skip
-        if self.balance is not None:
-            for row in self.rows:
-                row.cache.set_balance(self.balance)
+        self.dtype = key_states.dtype
+        self.rows = [Row(self._empty(heads, head_dim, values.shape[-1])) for _ in range(batch)]
         self.is_initialized = True
 
     def update(
@@ -183,9 +182,9 @@ class PolarQuantLayer(CacheLayerMixin):
     prefetch = offload
 
     def reset(self) -> None:
-        """Empties the layer. Scales observed in the prompt are forgotten with it."""
+        """Empties the layer. What was learnt from the prompt is forgotten with it."""
         self._step, self._unsettled = None, False
-        self.rows, self.length, self.is_initialized, self.balance = [], 0, False, None
+        self.rows, self.length, self.is_initialized, self.profile = [], 0, False, None
 
     def crop(self, tokens: int) -> None:
         """Negative: removes that many of the newest tokens. Positive: keeps that many of the
@@ -223,7 +222,7 @@ class PolarQuantLayer(CacheLayerMixin):
         self.flush()
         other = type(self)(self.setup)
         other.rows = [row.fork() for row in self.rows]
-        for name in ("length", "dtype", "balance", "is_initialized"):
+        for name in ("length", "dtype", "profile", "is_initialized"):
             setattr(other, name, getattr(self, name))
         return other
 
@@ -233,8 +232,10 @@ class PolarQuantLayer(CacheLayerMixin):
         """Of the rows, in their order."""
         return [row.cache for row in self.rows]
 
-    def store(self, step: Step, skip: list[int]) -> None:
-        """Appends the tokens of `step`; of row b the first skip[b] are padding and not kept."""
+    def store(self, step: Step, skip: list[int], positions: torch.Tensor | None = None) -> None:
+        """Appends the tokens of `step`; of row b the first skip[b] are padding and not kept.
+        `positions` are RoPE's, [batch or 1, n], where they are known."""
+        self._place(step, skip, positions)
         for row, first in zip(self.rows, skip, strict=True):
             row.pad += first
         _core.append_batch(
@@ -256,20 +257,21 @@ class PolarQuantLayer(CacheLayerMixin):
         self.length = step.before
 
     def observe(self, query: torch.Tensor, step: Step, skip: list[int]) -> None:
-        """Looks at queries [batch, num_q_heads, n, head_dim] until the scales are known."""
-        if not self.needs_balance or self.balance is not None:
+        """Looks at queries [batch, num_q_heads, n, head_dim] until the profile is known."""
+        if not self.needs_profile or self.profile is not None:
             return
         most = self.setup.page_tokens
         step.observed = [row.observed.count for row in self.rows]
         for row, first, queries, keys in zip(self.rows, skip, query, step.keys, strict=True):
             row.observed.add(queries[:, first:], keys[:, first:], most)
-        whole = [row.observed for row in self.rows if row.observed.count == most]
+        whole = [(row.observed, row.start) for row in self.rows if row.observed.count == most]
         if not whole:
             return
-        self.balance = balance_of(whole, most, self.setup.rope(step.keys.shape[-1]))
+        rope = self._rope(step.keys.shape[-1])
+        self.profile = learnt(whole, most, self.setup.key, rope)
         for row in self.rows:
             row.observed = Observed()
-            row.cache.set_balance(self.balance)
+            row.cache.set_profile(self.profile.turned(row.start), self.setup.threads())
 
     def attended(self) -> None:
         """To be called when attention has read a step. Layers that share these keys are to see
@@ -299,6 +301,11 @@ class PolarQuantLayer(CacheLayerMixin):
             self._unsettled = True
         if self._unsettled:
             self.settle()
+
+    @property
+    def balance(self) -> torch.Tensor | None:
+        """The scales [num_kv_heads, head_dim], once known."""
+        return None if self.profile is None else torch.from_numpy(self.profile.balance)
 
     @property
     def pending_bytes(self) -> int:
@@ -332,6 +339,60 @@ class PolarQuantLayer(CacheLayerMixin):
                 f"{len(keys)} rows for a cache that holds {len(self.rows)}: call "
                 f"batch_repeat_interleave, batch_select_indices or reset first"
             )
+
+    def _rope(self, head_dim: int) -> Rope:
+        if head_dim not in self._ropes:
+            self._ropes[head_dim] = self.setup.rope(self.setup.layer, head_dim, self.steps)
+        return self._ropes[head_dim]
+
+    def _empty(
+        self, heads: int, key_dim: int, value_dim: int, start: int = 0
+    ) -> _core.SequenceCache:
+        setup = self.setup
+        cache = _core.SequenceCache(
+            setup.key, setup.value, key_dim, value_dim, heads, page_tokens=setup.page_tokens,
+            window_tokens=setup.window_tokens, sink_tokens=setup.sink_tokens,
+        )  # fmt: skip
+        if self.profile is not None:
+            cache.set_profile(self.profile.turned(start), setup.threads())
+        return cache
+
+    def _place(self, step: Step, skip: list[int], positions: torch.Tensor | None) -> None:
+        """Notes where rows start. The core takes a row's number for its position, so the centre of
+        a row that starts elsewhere is turned by as much."""
+        if not self.steps or self._rope(step.keys.shape[-1]).dims == 0:
+            return
+        count = step.keys.shape[-2]
+        if positions is not None and positions.shape[-1:] != (count,):
+            positions = None
+        for b, (row, first) in enumerate(zip(self.rows, skip, strict=True)):
+            held = row.cache.length
+            if first == count:
+                continue
+            if positions is not None:
+                seen = positions.reshape(-1, count)[b if positions.numel() > count else 0, first:]
+                start = int(seen[0]) - held
+                jumps = len(seen) > 1 and bool((seen.diff() != 1).any())
+                if jumps or (held > 0 and start != row.start):
+                    raise UnsupportedError(
+                        f"row {b} of layer {self.setup.layer}: the positions from {int(seen[0])} "
+                        f"to {int(seen[-1])} do not follow one another, or not the {held} tokens "
+                        f"before, which began at {row.start}; center=step needs that, {INSTEAD}"
+                    )
+            elif first > 0:
+                raise UnsupportedError(
+                    f"row {b} of layer {self.setup.layer} is padded on the left and the model does "
+                    f"not tell its attention the positions of tokens, which center=step needs; "
+                    f"{INSTEAD}"
+                )
+            else:
+                start = row.start if held else 0
+            if held == 0 and start != row.start:
+                old = row.cache
+                row.cache = self._empty(
+                    old.num_kv_heads, old.key_head_dim, old.value_head_dim, start
+                )
+                row.start = start
 
     def _all(self, role: str) -> torch.Tensor | None:
         if not getattr(self, "is_initialized", False):

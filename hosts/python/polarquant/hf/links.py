@@ -10,14 +10,11 @@ without a sign, so it is refused.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from polarquant.errors import HostError
-
-if TYPE_CHECKING:
-    from polarquant.hf.layer import PolarQuantLayer
 
 # They say what a tensor is, or hand it on as it is.
 _FACTS = {
@@ -31,13 +28,14 @@ _COPIES = {"contiguous", "to", "detach", "clone"}
 class Step:
     """One update of a layer: the new tokens, [batch, num_kv_heads, n, head_dim]."""
 
-    layer: PolarQuantLayer
+    layer: Any  # the PolarQuantLayer that is updated, which imports this file
     keys: torch.Tensor
     values: torch.Tensor
     before: int  # tokens in the layer before the update
     sources: tuple[torch.Tensor, ...] = ()  # the model's own, where they want a gradient
     stored: bool = False  # whether the layer has taken them over
     observed: list[int] | None = None  # what each row had observed before
+    positions: torch.Tensor | None = None  # RoPE's, [batch or 1, n], if the model says them
 
     @property
     def after(self) -> int:
