@@ -5,7 +5,7 @@
 include(CMakePackageConfigHelpers)
 
 set(objects "")
-foreach(room math profile codecs format kernels page cache attention)
+foreach(room util math profile codecs format kernels page cache attention)
   list(APPEND objects $<TARGET_OBJECTS:pq_${room}>)
 endforeach()
 add_library(pq_library STATIC ${objects})

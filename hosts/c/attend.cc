@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Host: C. Attention.
-#include "polarquant/attention.h"
-
 #include <vector>
 
 #include "checks.h"
 #include "handles.h"
+#include "polarquant/attention.h"
 
 using namespace polarquant;
 using namespace polarquant::c;
